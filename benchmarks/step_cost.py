@@ -1,0 +1,230 @@
+"""What an interface costs: time and peak memory of one training step.
+
+Claim: an interface costs what its arithmetic costs. Five arms train the same network,
+``cuts`` x (linear, batch norm, ReLU, cut), then linear, with linear synthesizers and Adam:
+
+* ``backprop``: the network without cuts;
+* ``by hand``: the arithmetic of a cut with torch only, three steps for each: predict and
+  send the synthetic gradient, go on from a fresh leaf, regress on the leaf's gradient,
+  scaled by its running root mean square;
+* ``unlock=True`` and ``unlock=False``: our interface in both forms;
+* ``compiled``: the latter under ``torch.compile(fullgraph=True)``.
+
+Arms take turns, ten steps each, so that a noisy neighbour disturbs all alike and caches
+are as warm as in training. A time is the median step of a turn; a ratio is the median over
+turns of (this arm's time / that arm's time in the same turn). Every arm starts from the
+same weights and sees the same batch; where they stand at the end shows that they did the
+same work ("loss").
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import dni
+from dni._objective import RATE
+from examples.training import environment
+
+CLASSES = 10
+Step = Callable[[], Tensor]
+
+
+class Net(nn.Module):
+    """The network of every arm; ``cut`` makes what stands after each layer."""
+
+    def __init__(self, width: int, cuts: int, cut: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU())
+            for _ in range(cuts)
+        )
+        self.output = nn.Linear(width, CLASSES)
+        self.cuts = nn.ModuleList(cut(width) for _ in range(cuts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores."""
+        for layer, cut in zip(self.layers, self.cuts, strict=True):
+            x = cut(layer(x))
+        return self.output(x)
+
+
+class ByHand(nn.Module):
+    """A cut without the library; :meth:`learn` is called after the loss's backward."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.synthesizer = nn.Linear(width, width)
+        nn.init.zeros_(self.synthesizer.weight)
+        nn.init.zeros_(self.synthesizer.bias)
+        self.mean_square = torch.zeros(())
+        self.weight = torch.zeros(())
+
+    def forward(self, h: Tensor) -> Tensor:
+        """1. Predict, send, and go on from a fresh leaf."""
+        self.prediction = self.synthesizer(h.detach())
+        scale = (self.mean_square / self.weight.clamp_min(1e-30)).sqrt()
+        h.backward(self.prediction.detach() * scale)
+        self.leaf = h.detach().requires_grad_()
+        return self.leaf
+
+    def learn(self) -> None:
+        """2. and 3. Take the real gradient, regress on it."""
+        real = self.leaf.grad
+        mean_square = real.square().mean()
+        if not torch.isfinite(mean_square):
+            raise FloatingPointError
+        if mean_square > 0:
+            if self.weight == 0:
+                scale = mean_square.sqrt()
+            else:
+                scale = (self.mean_square / self.weight).sqrt()
+            self.mean_square.lerp_(mean_square, RATE)
+            self.weight.lerp_(torch.ones(()), RATE)
+            F.mse_loss(self.prediction, real / scale).backward()
+        else:
+            F.mse_loss(self.prediction, torch.zeros_like(real)).backward()
+        del self.prediction, self.leaf
+
+
+def interface(unlock: bool) -> Callable[[int], nn.Module]:
+    """Our cut in one of its forms."""
+    return lambda width: dni.BackwardInterface(dni.BasicSynthesizer(width), unlock=unlock)
+
+
+def arms(width: int, cuts: int, batch: int, compiled: bool) -> dict[str, Step]:
+    """A function per arm that makes one training step and returns its loss."""
+    forms: dict[str, Callable[[int], nn.Module]] = {
+        "backprop": lambda _: nn.Identity(),
+        "by hand": ByHand,
+        "unlock=True": interface(True),
+        "unlock=False": interface(False),
+    }
+    if compiled:
+        forms["compiled"] = interface(False)
+    return {
+        name: _arm(Net(width, cuts, cut), batch, compile_it=name == "compiled")
+        for name, cut in forms.items()
+    }
+
+
+def _arm(net: Net, batch: int, compile_it: bool) -> Step:
+    # The modules made for synthesizers differ in the random numbers they draw; all start at 0.
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
+    width = net.output.in_features
+    x = torch.randn(batch, width, generator=torch.Generator().manual_seed(0))
+    y = x[:, :CLASSES].argmax(1)
+
+    def compute_loss() -> Tensor:
+        return F.cross_entropy(net(x), y)
+
+    loss_of = torch.compile(compute_loss, fullgraph=True) if compile_it else compute_loss
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        for cut in net.cuts:
+            if isinstance(cut, ByHand):
+                cut.learn()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def measure(steps: dict[str, Step], turns: int) -> dict[str, dict[str, float]]:
+    """Times of all arms, taken in turns, their memory and their last loss."""
+    for step in steps.values():
+        for _ in range(5):
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    losses: dict[str, float] = {}
+    for _ in range(turns):
+        for name, step in steps.items():
+            taken = []
+            for _ in range(10):
+                start = time.perf_counter()
+                loss = step()
+                taken.append(1000 * (time.perf_counter() - start))
+            times[name].append(statistics.median(taken))
+            losses[name] = float(loss)
+    return {
+        name: {
+            "ms": statistics.median(times[name]),
+            "of by hand": _ratio(times[name], times["by hand"]),
+            "of eager": _ratio(times[name], times["unlock=False"]),
+            "peak MiB": peak_memory(step),
+            "loss": losses[name],
+        }
+        for name, step in steps.items()
+    }
+
+
+def _ratio(mine: list[float], other: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(mine, other, strict=True))
+
+
+def peak_memory(step: Step) -> float:
+    """MiB that a step holds at its worst beyond what it found, from the allocator's log."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        log.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    allocations = [event for event in events if event["name"] == "[memory]"]
+    sizes = (event["args"]["Bytes"] for event in sorted(allocations, key=lambda e: e["ts"]))
+    return max(itertools.accumulate(sizes)) / 2**20
+
+
+def main() -> None:
+    """Measure what the command line asks for; print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 256, 1024, 2048])
+    parser.add_argument("--cuts", type=int, nargs="+", default=[1, 3, 6])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--json", type=Path, default=Path("results/step_cost.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    rows = []
+    print(f"{'width':>5s} {'cuts':>4s} {'arm':14s}", end="")
+    print(f"{'ms':>9s} {'of by hand':>11s} {'of eager':>9s} {'peak MiB':>9s} {'loss':>8s}")
+    for width in arguments.widths:
+        for cuts in arguments.cuts:
+            steps = arms(width, cuts, arguments.batch, not arguments.no_compile)
+            turns = max(5, arguments.turns * 256 // max(256, width))
+            for name, result in measure(steps, turns).items():
+                rows.append({"width": width, "cuts": cuts, "arm": name, **result})
+                print(
+                    f"{width:5d} {cuts:4d} {name:14s}{result['ms']:9.2f} "
+                    f"{result['of by hand']:11.3f} {result['of eager']:9.3f} "
+                    f"{result['peak MiB']:9.2f} {result['loss']:8.4f}",
+                    flush=True,
+                )
+            torch.compiler.reset()
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    settings = {name: str(value) for name, value in vars(arguments).items()}
+    content = {"arguments": settings, "environment": environment(), "rows": rows}
+    arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    print(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

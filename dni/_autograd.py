@@ -1,0 +1,155 @@
+r"""The two places where the library steps into a backward pass.
+
+Autograd sends to a tensor the gradient that its consumers produced, nothing else. A cut
+has to send a *predicted* one instead, and turn the produced one into training data for
+the predictor, in the same pass. Both are custom ``Function``\ s whose forward is trivial
+and whose backward swaps what is sent.
+
+:class:`Cut`, for a gradient (``s = r u``, all numbers in the order of time)::
+
+    part A ----- h -----------------> Cut ------ h ------> part B ---> loss
+                 |  1. detach          ^ |                    |
+                 v                     | | <------- g --------'
+            synthesizer -- u ----------' |            2. loss.backward()
+                 ^                       |
+                 '---- dL(u, g)/du ------|   3. the synthesizer learns from g
+    part A <-- mix g + (1 - mix) s ------'   4. part A learns from s
+
+:class:`Substitute`, for an activation::
+
+    part A ----- h ----> Substitute --- r u ---> part B ---> loss
+                             ^ |                    |
+    trigger -> synthesizer --' | <------- g --------'
+                   ^           |
+                   '- dL(u,h)/du         the synthesizer learns from h
+    part A <------ g ----------'         straight through
+
+Both take ``u`` as an ordinary input: the gradient of the regression is *returned* to it
+and reaches the synthesizer's parameters with the engine's own pass. No second pass, no
+hook, no graph kept: what ``torch.compile``, DDP and checkpointing ask for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dni import _trees
+
+if TYPE_CHECKING:
+    from dni.interfaces import UnidirectionalInterface
+
+Weight = float | Tensor  # a number, or a 0-d tensor where a compiled graph must not know it
+
+
+class Cut(torch.autograd.Function):
+    """The identity on ``leaves``; backward, see the module's first drawing.
+
+    ``mix`` and ``factor`` weigh what is sent upstream in step 4. ``mix=1`` only observes:
+    the real gradient passes on untouched. With ``mix=None`` nothing is sent: part A has
+    had its synthetic gradient already.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        prediction: Tensor,
+        snapshot: Tensor | None,
+        mix: Weight | None,
+        factor: Weight,
+        interface: UnidirectionalInterface,
+        *leaves: Tensor,
+    ) -> tuple[Tensor, ...]:
+        return tuple(leaf.view_as(leaf) for leaf in leaves)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        prediction, snapshot, ctx.mix, ctx.factor, ctx.interface, *_ = inputs
+        ctx.save_for_backward(prediction, snapshot)
+
+    @staticmethod
+    def backward(ctx: Any, *real: Tensor) -> tuple[Tensor | None, ...]:
+        prediction, snapshot = ctx.saved_tensors
+        objective, who = ctx.interface.objective, ctx.interface.who
+        message = _trees.join(real, who)
+        learn = None
+        if ctx.needs_input_grad[0]:
+            learn = objective.gradient(prediction, message, snapshot, who)
+        upstream: tuple[Tensor | None, ...] = (None,) * len(real)
+        if ctx.mix is not None and any(ctx.needs_input_grad[5:]):
+            upstream = real
+            if not _is(ctx.mix, 1.0):
+                synthetic = objective.scaled(prediction, snapshot, message.dtype)
+                sent = blend(message, weighted(synthetic, ctx.factor), ctx.mix)
+                upstream = tuple(_trees.split(sent, real))
+        return (learn, None, None, None, None, *upstream)
+
+
+class Substitute(torch.autograd.Function):
+    """The synthetic message in place of ``leaves``; backward, see the second drawing."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        prediction: Tensor,
+        snapshot: Tensor | None,
+        interface: UnidirectionalInterface,
+        *leaves: Tensor,
+    ) -> tuple[Tensor, ...]:
+        synthetic = interface.objective.scaled(prediction, snapshot, leaves[0].dtype)
+        return tuple(part.clone() for part in _trees.split(synthetic, leaves))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        prediction, snapshot, ctx.interface, *leaves = inputs
+        ctx.save_for_backward(prediction, snapshot, *leaves)
+
+    @staticmethod
+    def backward(ctx: Any, *real: Tensor) -> tuple[Tensor | None, ...]:
+        prediction, snapshot, *leaves = ctx.saved_tensors
+        objective, who = ctx.interface.objective, ctx.interface.who
+        learn = None
+        if ctx.needs_input_grad[0]:
+            message = _trees.join(leaves, who)
+            learn = objective.gradient(prediction, message, snapshot, who)
+        return (learn, None, None, *real)
+
+
+def _remember_signature(function: Any) -> None:
+    """Spare ``apply`` a tenth of a cut's cost: it inspects ``forward`` at every call.
+
+    ``inspect.signature`` first looks for an attribute of this name.
+    """
+    function.__signature__ = inspect.signature(function)
+
+
+_remember_signature(Cut.forward)
+_remember_signature(Substitute.forward)
+
+
+def weighted(message: Tensor, factor: Weight) -> Tensor:
+    """``factor * message``, and no work for a factor known to be 1."""
+    return message if _is(factor, 1.0) else message * factor
+
+
+def blend(real: Tensor, synthetic: Tensor, mix: Weight) -> Tensor:
+    """``mix * real + (1 - mix) * synthetic``; at either end exactly one of them.
+
+    The ends are picked, not multiplied by 0 and 1: a message that is not used must not
+    spoil the other with a NaN.
+    """
+    if not isinstance(mix, Tensor):
+        if mix in (0.0, 1.0):
+            return real if mix else synthetic
+        return torch.lerp(synthetic, real, mix)
+    between = torch.lerp(synthetic, real, mix.to(real.dtype))
+    return torch.where(mix == 1.0, real, torch.where(mix == 0.0, synthetic, between))
+
+
+def _is(weight: Weight, value: float) -> bool:
+    return not isinstance(weight, Tensor) and weight == value

@@ -1,0 +1,119 @@
+r"""What a synthesizer is trained on: one regression, whatever the message is.
+
+A framework's ``mse_loss`` would do, but for two facts. Real gradients of a mean loss are
+tiny, around 1e-5, and shrink as training goes on: regressed as they are, their own
+gradient drowns in the epsilon of Adam. And the gradient of the regression must be ready
+*inside* a backward pass, where no second pass may start. So it is written out here.
+
+With :math:`u` the synthesizer's output, :math:`m` the real message of :math:`n` elements
+and :math:`r` a running root mean square of the messages,
+
+.. math::
+    L(u) = \frac{1}{n} \sum_i \Big(u_i - \frac{m_i}{r}\Big)^2, \qquad
+    \frac{\partial L}{\partial u_i} = \frac{2}{n} \Big(u_i - \frac{m_i}{r}\Big),
+    \qquad s = r u,
+
+:math:`s` being the synthetic message that is sent. Without ``normalize``, :math:`r = 1`.
+The mean runs over *all* elements, so that no layout (batch first, layers first) matters.
+
+One step needs :math:`r` twice: to send :math:`s`, and later to learn from :math:`m`. Both
+use the value that the forward pass found (``snapshot``), and each real message adds its
+correction to that value. Sums commute, so the order in which messages of one step come
+back, which differs between ``unlock=True`` and ``unlock=False``, changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dni import _checks
+
+RATE = 0.01  # of the running mean: a memory of about a hundred messages
+PRIOR = 1e-30  # the weight of the scale 1, which holds until the first message came
+
+
+class Objective(nn.Module):
+    """The regression of one interface, with its scale.
+
+    Buffers:
+        moments: ``(mean square, weight)`` of the messages so far, both running means;
+            their ratio is free of the bias of a start at zero. Absent without
+            ``normalize``.
+        record: sums over measured messages, ``(count, loss, cosine, norm ratio)``; only
+            while a :class:`dni.diagnostics.Monitor` looks on, and never saved.
+    """
+
+    moments: Tensor | None
+    record: Tensor | None
+
+    def __init__(self, normalize: bool, nonfinite: str) -> None:
+        super().__init__()
+        self.nonfinite = nonfinite
+        self.register_buffer("moments", torch.full((2,), PRIOR) if normalize else None)
+        self.register_buffer("record", None, persistent=False)
+
+    def snapshot(self) -> Tensor | None:
+        """The moments as they stand, for :meth:`scaled` and :meth:`gradient` of one step."""
+        return None if self.moments is None else self.moments.clone()
+
+    def scaled(
+        self, prediction: Tensor, snapshot: Tensor | None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """The synthetic message ``s = r u``."""
+        u = prediction.detach()
+        dtype = dtype or u.dtype
+        return (u if snapshot is None else _wide(u) * _scale(snapshot)).to(dtype)
+
+    @torch.no_grad()
+    def gradient(
+        self, prediction: Tensor, message: Tensor, snapshot: Tensor | None, who: str
+    ) -> Tensor | None:
+        """``dL/du`` for a real message; ``None`` where the message is skipped."""
+        u, m = _wide(prediction), _wide(message)
+        mean_square = torch.linalg.vector_norm(m).square() / m.numel()
+        compiling = torch.compiler.is_compiling()
+        if not compiling and not math.isfinite(mean_square):
+            _checks.nonfinite_message(message, self.nonfinite, who)
+            return None
+        target = m if snapshot is None else m / self._observe(mean_square, snapshot)
+        residual = u - target
+        if self.record is not None:
+            self.record.add_(_measure(u, target, residual))
+        gradient = residual * (2 / u.numel())
+        if compiling:  # nothing can be raised here: a non-finite message teaches nothing
+            gradient = torch.where(torch.isfinite(mean_square), gradient, 0.0)
+        return gradient.to(prediction.dtype)
+
+    def _observe(self, mean_square: Tensor, snapshot: Tensor) -> Tensor:
+        """Add a message to the moments; the scale of ``snapshot`` with this message in it."""
+        assert self.moments is not None
+        new = torch.stack((mean_square, torch.ones_like(mean_square))).to(snapshot.dtype)
+        updated = torch.lerp(snapshot, new, RATE)
+        if torch.compiler.is_compiling():
+            updated = torch.where(torch.isfinite(mean_square), updated, snapshot)
+        self.moments.add_(updated - snapshot)
+        return _scale(updated)
+
+
+def _scale(moments: Tensor) -> Tensor:
+    """``r``, never 0: a cut under a synthesizer that has just started receives zeros."""
+    mean_square, weight = moments.unbind()
+    return (mean_square / weight).sqrt().clamp_min(torch.finfo(moments.dtype).tiny)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32: 1e-8 is 0 in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _measure(u: Tensor, target: Tensor, residual: Tensor) -> Tensor:
+    """``(1, loss, cosine, norm ratio)`` of a prediction; zeros for a message without meaning."""
+    tiny = torch.finfo(u.dtype).tiny
+    real, predicted = target.norm(), u.norm()
+    loss = residual.square().mean()
+    cosine = (u * target).sum() / (predicted * real).clamp_min(tiny)
+    measured = torch.stack((torch.ones_like(loss), loss, cosine, predicted / real))
+    return torch.where(torch.isfinite(real) & (real > 0), measured, 0.0)

@@ -1,0 +1,67 @@
+"""Messages: a tensor, or a tuple, list or dict of them, seen by a synthesizer as one.
+
+An LSTM hands on ``(h, c)``, a ragged stack a list of layers of different widths.
+A synthesizer should not care, so its trigger is always *one* tensor: the leaves joined
+along their last dimension. What it predicts is split the same way::
+
+    (h, c) --flatten--> [h, c] --join--> (..., H + C) --synthesizer--> (..., H + C)
+    (s_h, s_c) <--rebuild-- [s_h, s_c] <--split like [h, c]--------------'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni import _checks
+
+Rebuild = Callable[[Iterable[Tensor]], Any]
+
+
+def flatten(message: Any, who: str) -> tuple[list[Tensor], Rebuild]:
+    """The tensors of ``message`` from left to right, and how to put others in place."""
+    leaves: list[Tensor] = []
+    _collect(message, leaves, who)
+    return leaves, lambda new: _replace(message, iter(new))
+
+
+def join(leaves: Sequence[Tensor], who: str) -> Tensor:
+    """One tensor that holds all leaves, side by side in the last dimension."""
+    if len(leaves) == 1:
+        return leaves[0]
+    _checks.joinable(leaves, who)
+    return torch.cat(list(leaves), dim=-1)
+
+
+def split(joined: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The inverse of :func:`join`."""
+    if len(like) == 1:
+        return [joined]
+    return torch.split(joined, [leaf.shape[-1] for leaf in like], dim=-1)
+
+
+def _collect(message: Any, leaves: list[Tensor], who: str) -> None:
+    if isinstance(message, Tensor):
+        leaves.append(message)
+    elif isinstance(message, (tuple, list)) and message:
+        for item in message:
+            _collect(item, leaves, who)
+    elif isinstance(message, dict) and message:
+        for item in message.values():
+            _collect(item, leaves, who)
+    else:
+        _checks.not_a_message(message, who)
+
+
+def _replace(message: Any, new: Any) -> Any:
+    if isinstance(message, Tensor):
+        return next(new)
+    if isinstance(message, dict):
+        return {key: _replace(item, new) for key, item in message.items()}
+    items = [_replace(item, new) for item in message]
+    if hasattr(message, "_fields"):  # a namedtuple
+        return type(message)(*items)
+    return tuple(items) if isinstance(message, tuple) else items

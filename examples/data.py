@@ -1,0 +1,138 @@
+"""Handwritten digits for the examples, from the first of these that applies.
+
+* ``--data digits`` (the default): 1,797 images of 8 x 8 that scikit-learn carries;
+* ``--data DIR``, or the environment variable ``DNI_DATA``: a folder with the four IDX
+  files of MNIST, as they are or gzipped;
+* ``--data mnist``: the same files from a cache, filled once from the public mirrors and
+  checked against the sums below.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+CLASSES = 10
+SHA256 = {  # of the unpacked files: gzip keeps a time stamp
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+class Images(NamedTuple):
+    """A data set, its pixels scaled to mean 0 and deviation 1 over the training part."""
+
+    name: str
+    train_x: Tensor  # (N, 1, H, W)
+    train_y: Tensor  # (N,)
+    test_x: Tensor
+    test_y: Tensor
+
+    def to(self, device: str) -> Images:
+        """The same data on ``device``."""
+        return Images(self.name, *(tensor.to(device) for tensor in self[1:]))
+
+
+def load(source: str | None = None) -> Images:
+    """The data that ``--data source`` means; see the module."""
+    source = source or os.environ.get("DNI_DATA") or "digits"
+    if source == "digits":
+        return _digits()
+    folder = _filled_cache() if source == "mnist" else Path(source)
+    arrays = [torch.from_numpy(_read_idx(_find(folder, name))) for name in SHA256]
+    return _standardized("mnist", *arrays)
+
+
+def _digits() -> Images:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    x = torch.from_numpy(images).view(-1, 8, 8)[order]
+    y = torch.from_numpy(labels)[order]
+    return _standardized("digits", x[:1437], y[:1437], x[1437:], y[1437:])
+
+
+def _standardized(name: str, *arrays: Tensor) -> Images:
+    train_x, train_y, test_x, test_y = arrays
+    train_x, test_x = train_x.float().unsqueeze(1), test_x.float().unsqueeze(1)
+    mean, deviation = train_x.mean(), train_x.std()
+    return Images(
+        name,
+        (train_x - mean) / deviation,
+        train_y.long(),
+        (test_x - mean) / deviation,
+        test_y.long(),
+    )
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise SystemExit(
+        f"{folder} has no {name}[.gz]: put MNIST's four IDX files there, use --data mnist to "
+        "download them, or --data digits, which needs no files."
+    )
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """IDX: two zero bytes, a type (8: bytes), the number of sizes, the sizes, the data."""
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        raw = gzip.decompress(raw)
+    if raw[:3] != b"\0\0\x08":
+        raise SystemExit(f"{path} is not an IDX file of bytes.")
+    rank = raw[3]
+    sizes = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(rank)]
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()
+
+
+def _filled_cache() -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = root / "dni" / "mnist"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, expected in SHA256.items():
+        target = folder / name
+        if not (target.is_file() and _sha256(target.read_bytes()) == expected):
+            partial = target.with_suffix(".partial")
+            partial.write_bytes(_download(name, expected))
+            partial.replace(target)
+    return folder
+
+
+def _download(name: str, expected: str) -> bytes:
+    problems = []
+    for mirror in MIRRORS:
+        try:
+            with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=30) as answer:
+                content = gzip.decompress(answer.read())
+        except (urllib.error.URLError, OSError, EOFError) as error:
+            problems.append(f"{mirror}: {error}")
+            continue
+        if _sha256(content) == expected:
+            return content
+        problems.append(f"{mirror}: wrong checksum")
+    raise SystemExit(
+        f"{name}.gz could not be downloaded ({'; '.join(problems)}). Put MNIST's four IDX files "
+        "into a folder and pass --data FOLDER, or use --data digits, which needs no network."
+    )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

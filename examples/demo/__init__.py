@@ -1,0 +1,1 @@
+"""Backpropagation, DNI and cDNI on the same small network, side by side."""

@@ -1,0 +1,1 @@
+"""A convolutional network whose synthesizers are convolutional too."""

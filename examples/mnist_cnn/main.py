@@ -1,0 +1,85 @@
+"""Update unlock for feature maps: convolutional synthesizers.
+
+The gradient of a map is a map: what a pixel needs depends on its neighbourhood, and the
+same everywhere. So the synthesizer is a stack of convolutions, and a label, which
+belongs to the whole image, is broadcast over space.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+import dni
+from examples import training
+from examples.data import CLASSES, Images
+
+CHANNELS = 32
+
+
+class Network(nn.Module):
+    """``layers`` x (convolution, batch norm, ReLU, pooling, interface), then linear."""
+
+    def __init__(
+        self,
+        side: int,
+        layers: int = 2,
+        *,
+        decoupled: bool = True,
+        context: bool = False,
+        unlock: bool = True,
+    ) -> None:
+        super().__init__()
+        self.context = context
+        channels = [1, *[CHANNELS] * layers]
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(i, o, 5, padding=2), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)
+            )
+            for i, o in pairwise(channels)
+        )
+        self.interfaces = nn.ModuleList(
+            dni.BackwardInterface(synthesizer(context), unlock=unlock)
+            for _ in range(layers if decoupled else 0)
+        )
+        self.output = nn.Linear(CHANNELS * (side // 2**layers) ** 2, CLASSES)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Class scores; the labels ``y`` reach the synthesizers, never the network."""
+        with dni.synthesizer_context(y if self.context else None):
+            for index, layer in enumerate(self.layers):
+                x = layer(x)
+                if self.interfaces:
+                    x = self.interfaces[index](x)
+        return self.output(x.flatten(1))
+
+
+def synthesizer(context: bool) -> dni.ConvSynthesizer:
+    """One hidden layer of convolutions."""
+    return dni.ConvSynthesizer(
+        CHANNELS, n_hidden=1, kernel_size=3, context_classes=CLASSES if context else None
+    )
+
+
+def main() -> None:
+    """Train with the options of the command line."""
+    parser = training.options("MNIST, convolutional, decoupled after every layer")
+    parser.add_argument("--layers", type=int, default=2, help="convolutional layers")
+    training.interface_options(parser)
+    arguments = training.parse(parser)
+
+    def build(data: Images) -> nn.Module:
+        return Network(
+            data.train_x.shape[-1],
+            arguments.layers,
+            decoupled=arguments.dni,
+            context=arguments.context,
+            unlock=arguments.unlock,
+        )
+
+    training.run(arguments, build)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A network in two parts, neither of which waits for the other."""

@@ -1,0 +1,1 @@
+"""A fully connected network with an interface after every hidden layer."""

@@ -1,0 +1,84 @@
+"""Update unlock: hidden layers that learn before the loss is known.
+
+After every hidden layer stands an interface. Each layer receives a gradient that a
+synthesizer predicts from the layer's own output, and the real one, when it comes, only
+teaches the synthesizer.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+import dni
+from examples import training
+from examples.data import CLASSES, Images
+
+WIDTH = 256
+
+
+class Network(nn.Module):
+    """``layers`` x (linear, batch norm, ReLU, interface), then a linear classifier."""
+
+    def __init__(
+        self,
+        inputs: int,
+        layers: int = 3,
+        *,
+        decoupled: bool = True,
+        context: bool = False,
+        unlock: bool = True,
+    ) -> None:
+        super().__init__()
+        self.context = context
+        widths = [inputs, *[WIDTH] * layers]
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU())
+            for i, o in pairwise(widths)
+        )
+        self.interfaces = nn.ModuleList(
+            dni.BackwardInterface(synthesizer(context), unlock=unlock)
+            for _ in range(layers if decoupled else 0)
+        )
+        self.output = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Class scores; the labels ``y`` reach the synthesizers, never the network."""
+        x = x.flatten(1)
+        with dni.synthesizer_context(y if self.context else None):
+            for index, layer in enumerate(self.layers):
+                x = layer(x)
+                if self.interfaces:
+                    x = self.interfaces[index](x)
+        return self.output(x)
+
+
+def synthesizer(context: bool) -> dni.BasicSynthesizer:
+    """One hidden layer of 1024; with labels, a column of weights for each class."""
+    return dni.BasicSynthesizer(
+        WIDTH, n_hidden=1, hidden_dim=1024, context_classes=CLASSES if context else None
+    )
+
+
+def main() -> None:
+    """Train with the options of the command line."""
+    parser = training.options("MNIST, fully connected, decoupled after every hidden layer")
+    parser.add_argument("--layers", type=int, default=3, help="hidden layers")
+    training.interface_options(parser)
+    arguments = training.parse(parser)
+
+    def build(data: Images) -> nn.Module:
+        return Network(
+            data.train_x[0].numel(),
+            arguments.layers,
+            decoupled=arguments.dni,
+            context=arguments.context,
+            unlock=arguments.unlock,
+        )
+
+    training.run(arguments, build)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""What the examples share: their options, one training loop, one report.
+
+The loop is the plain one, ``zero_grad, forward, loss, backward, step``: that interfaces
+need no other is the point. It trains a classifier whose ``forward(x, y)`` takes the
+labels too, since some condition their synthesizers on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+import dni
+from dni.diagnostics import Measurement, Monitor
+from examples.data import Images, load
+
+
+@dataclass
+class Outcome:
+    """What a run gave; ``curve`` holds ``(step, test error)``."""
+
+    test_error: float
+    ms_per_step: float
+    cuts: dict[str, Measurement] = field(default_factory=dict)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def synthesizer_loss(self) -> float | None:
+        """Mean over the cuts, in the last tenth of the run."""
+        return _mean([cut.loss for cut in self.cuts.values()])
+
+    @property
+    def cosine(self) -> float | None:
+        """Likewise, of synthetic and real messages."""
+        return _mean([cut.cosine for cut in self.cuts.values()])
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """The flags that every example has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", help="digits (default), mnist, or a folder of IDX files")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="write the outcome to this file")
+    return parser
+
+
+def interface_options(parser: argparse.ArgumentParser) -> None:
+    """The flags that say whether, and how, a network is decoupled."""
+    parser.add_argument("--dni", action="store_true", help="decouple; else plain backpropagation")
+    parser.add_argument("--context", action="store_true", help="condition on labels (cDNI)")
+    parser.add_argument(
+        "--unlock",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="part A updates during the forward pass; --no-unlock: in one connected graph",
+    )
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments, checked against each other."""
+    arguments = parser.parse_args()
+    if arguments.context and not arguments.dni:
+        parser.error("--context conditions synthesizers: it needs --dni")
+    if arguments.steps < 1 or arguments.batch < 2:
+        parser.error("--steps needs at least 1, --batch at least 2")
+    return arguments
+
+
+def run(arguments: argparse.Namespace, build: Callable[[Images], nn.Module]) -> None:
+    """Load, build, train, report: the body of an example."""
+    torch.manual_seed(arguments.seed)
+    data = load(arguments.data).to(arguments.device)
+    model = build(data).to(arguments.device)
+    outcome = train(model, data, arguments.steps, arguments.batch, arguments.lr, arguments.seed)
+    report(outcome, data.name)
+    if arguments.json:
+        write_json(arguments.json, arguments, outcome)
+
+
+def train(
+    model: nn.Module,
+    data: Images,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    title: str = "train",
+) -> Outcome:
+    """Adam on everything, base and synthesizers alike."""
+    optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)
+    batches = torch.Generator().manual_seed(seed)
+    curve, spent = [], 0.0
+    with Monitor(model) as monitor:
+        for step in tqdm(range(1, steps + 1), title, leave=False, disable=None):
+            index = torch.randint(len(data.train_y), (batch,), generator=batches)
+            x, y = data.train_x[index], data.train_y[index]
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x, y), y)
+            loss.backward()
+            optimizer.step()
+            spent += time.perf_counter() - start
+            if step % max(1, steps // 30) == 0 or step == steps:
+                curve.append((step, test_error(model, data)))
+            if step == steps - max(1, steps // 10):
+                monitor.read()  # what follows is measured
+        return Outcome(curve[-1][1], 1000 * spent / steps, monitor.read(), curve)
+
+
+@torch.no_grad()
+def test_error(model: nn.Module, data: Images) -> float:
+    """Per cent of the test set; in eval mode no interface does anything."""
+    model.eval()
+    wrong = [
+        (model(x, y).argmax(1) != y).sum()
+        for x, y in zip(data.test_x.split(1000), data.test_y.split(1000), strict=True)
+    ]
+    model.train()
+    return 100 * float(sum(wrong)) / len(data.test_y)
+
+
+def report(outcome: Outcome, name: str) -> None:
+    """The outcome on the screen."""
+    print(f"{name}: test error {outcome.test_error:.2f} %, {outcome.ms_per_step:.1f} ms per step")
+    for cut, measured in outcome.cuts.items():
+        print(
+            f"  {cut}: synthesizer loss {measured.loss:.3f}, cosine {measured.cosine:.2f}, "
+            f"norm ratio {measured.norm_ratio:.2f}"
+        )
+
+
+def write_json(path: Path, arguments: argparse.Namespace, outcome: Outcome) -> None:
+    """The outcome, with the arguments and the environment that made it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "arguments": {name: str(value) for name, value in vars(arguments).items()},
+        "environment": environment(),
+        "test_error": outcome.test_error,
+        "ms_per_step": outcome.ms_per_step,
+        "cuts": {name: measured._asdict() for name, measured in outcome.cuts.items()},
+        "curve": outcome.curve,
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def environment() -> dict[str, str | int]:
+    """What a number depends on beside the code."""
+    return {
+        "dni": dni.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
