@@ -40,7 +40,7 @@ from torch import Tensor
 from dni import _trees
 
 if TYPE_CHECKING:
-    from dni.interfaces import UnidirectionalInterface
+    from dni.interfaces.unidirectional import UnidirectionalInterface
 
 Weight = float | Tensor  # a number, or a 0-d tensor where a compiled graph must not know it
 

@@ -171,11 +171,11 @@ def factor(value: Any, who: str) -> float:
     return number
 
 
-def refuse_compiled_unlock(who: str, use: str) -> NoReturn:
+def refuse_compiled_unlock(who: str) -> NoReturn:
     raise RuntimeError(
         f"{who}: unlock=True backpropagates during the forward pass, which a compiled region "
-        f"cannot do; expected eager mode, got torch.compile. Build the interface with {use}: the "
-        "same gradients in one graph."
+        "cannot do; expected eager mode, got torch.compile. Build the interface with "
+        "unlock=False: the same gradients in one graph."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,6 +55,14 @@ def synthesizer(width: int = WIDTH, **options: Any) -> dni.BasicSynthesizer:
     for parameter in made.layers[-1].parameters():
         nn.init.normal_(parameter, std=0.3)
     return made
+
+
+# What torch itself warns of while it traces and compiles.
+compiles = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 
 Cut = Callable[[], nn.Module]

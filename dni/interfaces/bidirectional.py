@@ -1,0 +1,87 @@
+"""A predicted activation and a predicted gradient at one cut: nobody waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dni import _trees
+from dni.interfaces.backward import BackwardInterface
+from dni.interfaces.forward import ForwardInterface
+
+
+class BidirectionalInterface(nn.Module):
+    r"""A :class:`ForwardInterface` and a :class:`BackwardInterface` at one cut.
+
+    Part B runs on a synthetic input, part A learns from a synthetic gradient: a
+    *complete unlock*. Called as ``interface(message, trigger)``, with :math:`h` the
+    message:
+
+    1. :math:`s = r_g \, S_g(h)` is sent into part A (as :class:`BackwardInterface`);
+    2. :math:`\hat h = r_h \, S_h(\text{trigger})` goes on to part B, and :math:`S_h` is
+       taught :math:`h` (as :class:`ForwardInterface`);
+    3. the gradient that B sends back at :math:`\hat h` is taught to :math:`S_g`.
+
+    In separate processes, A calls :meth:`send` and B calls :meth:`receive`, each on its
+    own copy of the interface; synchronise the copies once in a while.
+
+    Args:
+        forward_synthesizer: predicts the message from the trigger.
+        backward_synthesizer: predicts its gradient from the message.
+        unlock, mix, factor: see :class:`BackwardInterface`; ``unlock`` holds for both.
+        normalize, nonfinite, name: see :class:`UnidirectionalInterface`.
+
+    See Jaderberg et al. 2017, section 2.2.
+
+    Example:
+        >>> interface = dni.BidirectionalInterface(
+        ...     dni.BasicSynthesizer(output_dim=3, trigger_dim=2),
+        ...     dni.BasicSynthesizer(output_dim=3),
+        ... )
+        >>> A, x = torch.nn.Linear(2, 3), torch.ones(4, 2)
+        >>> interface(A(x), x).shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        forward_synthesizer: nn.Module,
+        backward_synthesizer: nn.Module,
+        *,
+        unlock: bool = True,
+        mix: float = 0.0,
+        factor: float = 1.0,
+        normalize: bool = True,
+        nonfinite: str = "raise",
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        common: dict[str, Any] = {
+            "unlock": unlock,
+            "normalize": normalize,
+            "nonfinite": nonfinite,
+            "name": name,
+        }
+        self.forward_interface = ForwardInterface(forward_synthesizer, **common)
+        self.backward_interface = BackwardInterface(
+            backward_synthesizer, mix=mix, factor=factor, **common
+        )
+
+    def forward(self, message: Any, trigger: Any) -> Any:
+        """The synthetic message for ``trigger``; a synthetic gradient goes into ``message``."""
+        if not (self.training and torch.is_grad_enabled()):
+            return message
+        real = self.backward_interface(message)
+        leaves, rebuild = _trees.flatten(real, self.forward_interface.who)
+        return rebuild(self.forward_interface._substitute(leaves, trigger))
+
+    def send(self, message: Any, trigger: Any) -> None:
+        """Part A's end: teach the message, and learn from a synthetic gradient."""
+        self.forward_interface.send(message, trigger)
+        self.backward_interface.backward(message)
+
+    def receive(self, trigger: Any) -> Any:
+        """Part B's end: a synthetic message that intercepts its real gradient."""
+        return self.backward_interface.make_trigger(self.forward_interface.receive(trigger))

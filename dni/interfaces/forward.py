@@ -1,0 +1,67 @@
+"""A predicted activation: part B need not wait for part A's forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dni import _trees
+from dni._autograd import Substitute
+from dni.contexts import deferring
+from dni.interfaces.unidirectional import UnidirectionalInterface
+
+
+class ForwardInterface(UnidirectionalInterface):
+    r"""Predicts part B's *input*, so that B can run before part A has.
+
+    Called as ``interface(message, trigger)`` where both are at hand: the synthesizer is
+    taught the real message :math:`h`, and the synthetic one takes its place,
+
+    .. math:: \hat h = r \, S(\text{trigger}),
+
+    with no path for a gradient back into ``message``: no original information passes.
+
+    Args:
+        unlock: teach the synthesizer during the forward pass (``True``), or together
+            with the loss's backward pass (``False``), as compiled regions and DDP need.
+        synthesizer, normalize, nonfinite, name: see :class:`UnidirectionalInterface`.
+
+    Example:
+        >>> synthesizer = dni.BasicSynthesizer(output_dim=3, trigger_dim=2)
+        >>> interface = dni.ForwardInterface(synthesizer)
+        >>> h, x = torch.ones(4, 3), torch.ones(4, 2)
+        >>> interface(h, x).abs().max()    # a new synthesizer predicts 0
+        tensor(0.)
+        >>> torch.equal(interface.eval()(h, x), h)
+        True
+    """
+
+    def __init__(
+        self,
+        synthesizer: nn.Module,
+        *,
+        unlock: bool = True,
+        normalize: bool = True,
+        nonfinite: str = "raise",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(synthesizer, normalize=normalize, nonfinite=nonfinite, name=name)
+        self.unlock = unlock
+
+    def forward(self, message: Any, trigger: Any) -> Any:
+        """The synthetic message for ``trigger``, having taught the real one."""
+        if not self._learning:
+            return message
+        leaves, rebuild = _trees.flatten(message, self.who)
+        return rebuild(self._substitute([leaf.detach() for leaf in leaves], trigger))
+
+    def _substitute(self, real: list[Tensor], trigger: Any) -> tuple[Tensor, ...]:
+        """Synthetic values; a gradient goes straight through to ``real``."""
+        known, _ = _trees.flatten(trigger, self.who)
+        prediction, snapshot = self._predict(known, real)
+        if self.unlock and not deferring():
+            self._check_unlock()
+            self._regress(prediction, real, snapshot)
+            prediction = prediction.detach()
+        return Substitute.apply(prediction, snapshot, self, *real)  # type: ignore[no-untyped-call, no-any-return]

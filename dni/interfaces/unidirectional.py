@@ -1,0 +1,138 @@
+"""One direction of messages, the ground of the two interfaces that have one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni import _checks, _trees
+from dni._objective import Objective
+from dni.contexts import backward_all, current_context
+
+
+class UnidirectionalInterface(nn.Module):
+    r"""One direction of messages: a synthesizer, its objective, ``send`` and ``receive``.
+
+    The two ends may live in different places. One end has the real message and the
+    trigger, and *sends*: the synthesizer learns. The other has only the trigger, and
+    *receives*: the synthesizer predicts.
+
+    Args:
+        synthesizer: any module with ``forward(trigger, context)`` that returns one
+            tensor of the message's shape. Of a message of several tensors it sees, and
+            returns, them joined along the last dimension.
+        normalize: regress the message divided by its running root mean square, and
+            scale predictions back (:mod:`dni._objective`). An interface whose
+            synthesizer has no parameters that require grad never learns a scale, and
+            sends its output as it is.
+        nonfinite: what to do with a real message that holds NaN or Inf: ``"raise"`` an
+            error that names the interface, or ``"skip"`` it. Either way the synthesizer
+            does not learn from it. A compiled region cannot raise, and skips.
+        name: how errors call this interface.
+
+    Shapes:
+        trigger: whatever the synthesizer takes; message: whatever it returns.
+
+    Example:
+        >>> interface = dni.UnidirectionalInterface(dni.BasicSynthesizer(output_dim=3))
+        >>> trigger, message = torch.eye(3), torch.ones(3, 3)
+        >>> optimizer = torch.optim.SGD(interface.parameters(), lr=0.5)
+        >>> for _ in range(50):
+        ...     optimizer.zero_grad()
+        ...     interface.send(message, trigger)
+        ...     optimizer.step()
+        >>> interface.receive(trigger).mean().round(decimals=2)
+        tensor(1.)
+    """
+
+    def __init__(
+        self,
+        synthesizer: nn.Module,
+        *,
+        normalize: bool = True,
+        nonfinite: str = "raise",
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        _checks.is_synthesizer(synthesizer, self.who)
+        _checks.one_of("nonfinite", nonfinite, ("raise", "skip"), self.who)
+        self.synthesizer = synthesizer
+        self.objective = Objective(normalize, nonfinite)
+
+    @property
+    def who(self) -> str:
+        """How errors call this interface."""
+        kind = type(self).__name__
+        return kind if self.name is None else f"{kind} {self.name!r}"
+
+    def send(self, message: Any, trigger: Any) -> None:
+        r"""Teach the synthesizer that ``trigger`` came with the real ``message``.
+
+        The gradient of the objective is added to the synthesizer's parameters at once,
+        or at the end of :func:`dni.defer_backward`. None flows into either argument. In
+        eval mode and under ``no_grad`` there is nothing to teach.
+        """
+        if self._learning:
+            real, _ = _trees.flatten(message, self.who)
+            known, _ = _trees.flatten(trigger, self.who)
+            prediction, snapshot = self._predict(known, real)
+            self._regress(prediction, real, snapshot)
+
+    def receive(self, trigger: Any) -> Any:
+        r"""The synthetic message for ``trigger``: plain data, part of no graph."""
+        known, _ = _trees.flatten(trigger, self.who)
+        with torch.no_grad():
+            return self.objective.scaled(*self._predict(known, None))
+
+    def extra_repr(self) -> str:
+        """What ``print(interface)`` says beside the synthesizer."""
+        return "" if self.objective.moments is not None else "normalize=False"
+
+    @property
+    def _learning(self) -> bool:
+        return self.training and torch.is_grad_enabled()
+
+    def _predict(
+        self, trigger: list[Tensor], like: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The synthesizer's output, checked against the message, and the scale to use."""
+        joined = _trees.join([tensor.detach() for tensor in trigger], self.who)
+        prediction = self.synthesizer(joined, current_context())
+        _checks.is_tensor(prediction, self.synthesizer, self.who)
+        if like is not None:
+            expected = joined if like is trigger else _trees.join(like, self.who)
+            _checks.prediction(prediction, expected, self.who)
+        return prediction, self.objective.snapshot()
+
+    def _regress(self, prediction: Tensor, real: list[Tensor], snapshot: Tensor | None) -> None:
+        """One backward pass into the synthesizer, now or deferred."""
+        if prediction.requires_grad:
+            message = _trees.join(real, self.who)
+            gradient = self.objective.gradient(prediction, message, snapshot, self.who)
+            if gradient is not None:
+                backward_all([(prediction, gradient)])
+
+    def _check_unlock(self) -> None:
+        """``unlock=True`` runs a backward pass of its own: not everywhere possible."""
+        if torch.compiler.is_compiling():
+            # Left to the interpreter: an exception *inside* a traced region makes the
+            # compiler fall back to eager mode in silence. With fullgraph=True nothing is
+            # left to it, and the compiler's own error shows this line, reason and all.
+            refuse = _checks.refuse_compiled_unlock
+            torch.compiler.disable(refuse, reason="pass unlock=False")(self.who)  # type: ignore[no-untyped-call]
+        _checks.not_distributed(_inside_ddp(), self.who)
+
+
+def _inside_ddp() -> bool:
+    """Whether a ``DistributedDataParallel`` forward pass is running around this call.
+
+    DDP has no public sign of it; the attribute read here is the one that it sets for
+    the compiler. Where a release lacks it, this check says no.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    ddp = torch.nn.parallel.DistributedDataParallel
+    return getattr(ddp, "_active_ddp_module", None) is not None

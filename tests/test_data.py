@@ -1,0 +1,96 @@
+"""Where the examples' data come from: embedded, a folder, a checked cache, or a clear word."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+
+import pytest
+import torch
+
+from examples import data
+
+
+def idx(array):
+    """The bytes of an IDX file."""
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes([0, 0, 8, array.dim()]) + sizes + bytes(array.flatten().tolist())
+
+
+@pytest.fixture
+def files():
+    """Four small files with the names of MNIST's."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (6, 4, 5), generator=generator)
+    labels = torch.arange(6)
+    return dict(
+        zip(data.SHA256, (idx(images), idx(labels), idx(images[:2]), idx(labels[:2])), strict=True)
+    )
+
+
+def check(images):
+    assert images.train_x.shape == (6, 1, 4, 5)
+    assert images.test_x.shape == (2, 1, 4, 5)
+    assert images.train_y.tolist() == list(range(6))
+    torch.testing.assert_close(images.train_x.mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(images.train_x.std(), torch.tensor(1.0))
+
+
+def test_the_embedded_digits_need_nothing():
+    digits = data.load()
+    assert digits.name == "digits"
+    assert digits.train_x.shape == (1437, 1, 8, 8)
+    assert digits.test_x.shape == (360, 1, 8, 8)
+    assert torch.equal(digits.train_y, data.load("digits").train_y)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_folder_of_idx_files(tmp_path, files, packed, monkeypatch):
+    for name, content in files.items():
+        path = tmp_path / (f"{name}.gz" if packed else name)
+        path.write_bytes(gzip.compress(content) if packed else content)
+    check(data.load(str(tmp_path)))
+    monkeypatch.setenv("DNI_DATA", str(tmp_path))
+    check(data.load())
+
+
+def test_a_folder_without_files_says_what_to_do(tmp_path):
+    with pytest.raises(SystemExit, match="has no train-images.*--data mnist .*--data digits"):
+        data.load(str(tmp_path))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path, files):
+    for name in files:
+        (tmp_path / name).write_bytes(b"PNG")
+    with pytest.raises(SystemExit, match="is not an IDX file"):
+        data.load(str(tmp_path))
+
+
+@pytest.fixture
+def mirror(tmp_path, files, monkeypatch):
+    """A mirror on disk, and an empty cache."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(data, "SHA256", sums)
+    monkeypatch.setattr(data, "MIRRORS", ("file:///nowhere/", folder.as_uri() + "/"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+def test_the_cache_is_filled_once_and_checked(mirror, tmp_path):
+    check(data.load("mnist"))
+    for path in mirror.iterdir():
+        path.unlink()
+    check(data.load("mnist"))
+    (tmp_path / "cache/dni/mnist/train-labels-idx1-ubyte").write_bytes(b"spoilt")
+    with pytest.raises(SystemExit, match="could not be downloaded.*--data digits"):
+        data.load("mnist")
+
+
+def test_a_wrong_checksum_is_refused(mirror):
+    (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"something else"))
+    with pytest.raises(SystemExit, match="wrong checksum"):
+        data.load("mnist")

@@ -1,0 +1,66 @@
+"""The examples run as their readers would run them, for a few steps."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import pytest
+
+EXAMPLES = ("mnist_mlp", "mnist_cnn", "mnist_full_unlock")
+FORMS = ([], ["--dni"], ["--dni", "--context"], ["--dni", "--context", "--no-unlock"])
+
+
+def run(monkeypatch, name, *flags):
+    monkeypatch.setattr(sys, "argv", [name, *flags])
+    importlib.import_module(f"examples.{name}.main").main()
+
+
+@pytest.mark.parametrize("flags", FORMS, ids=" ".join)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_trains_and_reports(monkeypatch, tmp_path, capsys, name, flags):
+    path = tmp_path / "outcome.json"
+    run(monkeypatch, name, *flags, "--steps", "12", "--batch", "32", "--json", str(path))
+    printed = capsys.readouterr()
+    assert "digits: test error" in printed.out
+    assert printed.err == ""  # no progress bar in a pipe
+    outcome = json.loads(path.read_text())
+    assert 0 <= outcome["test_error"] <= 100
+    assert outcome["curve"][-1] == [12, outcome["test_error"]]
+    assert outcome["environment"]["torch"]
+    expected = {"mnist_mlp": 3, "mnist_cnn": 2, "mnist_full_unlock": 2}[name]
+    assert len(outcome["cuts"]) == (expected if flags else 0)
+
+
+def test_unfitting_flags_are_refused(monkeypatch, capsys):
+    for flags in (["--context"], ["--steps", "0"], ["--batch", "1"]):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "mnist_mlp", *flags)
+    assert "--context conditions synthesizers: it needs --dni" in capsys.readouterr().err
+
+
+def test_the_demo_prints_a_table_and_the_path_of_a_picture(monkeypatch, tmp_path, capsys):
+    demo = importlib.import_module("examples.demo.main")
+    picture = tmp_path / "folder" / "demo.png"
+    monkeypatch.setattr(
+        sys, "argv", ["demo", "--steps", "40", "--seeds", "2", "--picture", str(picture)]
+    )
+    demo.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["backprop", "DNI", "cDNI"]
+    assert lines[-1] == str(picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_benchmark_of_a_step_runs(monkeypatch, tmp_path, capsys):
+    benchmark = importlib.import_module("benchmarks.step_cost")
+    path = tmp_path / "cost.json"
+    flags = ["--widths", "8", "--cuts", "2", "--turns", "1", "--no-compile", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["step_cost", *flags])
+    benchmark.main()
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["arm"] for row in rows] == ["backprop", "by hand", "unlock=True", "unlock=False"]
+    losses = {row["arm"]: row["loss"] for row in rows}
+    assert losses["unlock=False"] == pytest.approx(losses["by hand"], rel=1e-3)
+    assert all(row["ms"] > 0 and row["peak MiB"] > 0 for row in rows)

@@ -1,0 +1,174 @@
+"""The ready-made synthesizers: their arithmetic, their start, their context."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import dni
+
+MAKERS = {
+    "basic": lambda **options: dni.BasicSynthesizer(8, **options),
+    "conv": lambda **options: dni.ConvSynthesizer(8, **options),
+}
+TRIGGERS = {"basic": (3, 8), "conv": (3, 8, 5, 4)}
+
+
+def settle(module):
+    """Move every parameter off its start."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    return module
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("context", [None, 10])
+@pytest.mark.parametrize("n_hidden", [0, 1, 3])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_first_message_is_exactly_zero_and_can_be_learnt_from(kind, n_hidden, context, bias):
+    made = MAKERS[kind](n_hidden=n_hidden, context_dim=context, bias=bias)
+    message = made(torch.randn(TRIGGERS[kind]), None if context is None else torch.randn(3, 10))
+    assert torch.equal(message, torch.zeros(TRIGGERS[kind]))
+    message.backward(torch.randn_like(message))
+    last = made.layers[-1] if n_hidden else made.input_trigger
+    assert last.weight.grad.abs().sum() > 0
+    assert (last.bias is not None) == bias
+
+
+def test_a_basic_synthesizer_is_its_equation():
+    made = settle(dni.BasicSynthesizer(4, 2, hidden_dim=5, trigger_dim=3, context_dim=2))
+    h, c = torch.randn(6, 3), torch.randn(6, 2)
+    z = made.input_trigger(h) + F.linear(c, made.input_context.weight, made.input_context.bias)
+    for layer in made.layers:
+        z = layer(torch.relu(z))
+    torch.testing.assert_close(made(h, c), z)
+    assert z.shape == (6, 4)
+
+
+def test_saved_weights_have_the_names_of_the_older_library():
+    made = dni.BasicSynthesizer(4, 2, hidden_dim=5, trigger_dim=3, context_dim=2)
+    shapes = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()}
+    assert shapes == {
+        "input_trigger.weight": (5, 3),
+        "input_trigger.bias": (5,),
+        "input_context.weight": (5, 2),
+        "input_context.bias": (5,),
+        "layers.0.weight": (5, 5),
+        "layers.0.bias": (5,),
+        "layers.1.weight": (4, 5),
+        "layers.1.bias": (4,),
+    }
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n_hidden", [0, 1])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_labels_are_their_one_hot_vectors(kind, n_hidden, bias):
+    made = settle(MAKERS[kind](n_hidden=n_hidden, context_classes=10, bias=bias))
+    trigger, labels = torch.randn(TRIGGERS[kind]), torch.tensor([0, 9, 3])
+    one_hot = F.one_hot(labels, 10).float()
+    torch.testing.assert_close(made(trigger, labels), made(trigger, one_hot))
+    torch.testing.assert_close(made(trigger, labels.int()), made(trigger, one_hot))
+
+
+def test_labels_belong_to_places_or_are_shared():
+    made = settle(dni.BasicSynthesizer(8, context_classes=10))
+    trigger, labels = torch.randn(3, 5, 8), torch.randint(10, (3, 5))
+    torch.testing.assert_close(made(trigger, labels)[2, 4], made(trigger[2:, 4], labels[2:, 4])[0])
+    shared = made(trigger, labels[:, :1])
+    torch.testing.assert_close(shared, made(trigger, labels[:, :1].expand(3, 5)))
+
+
+def test_a_label_is_broadcast_over_space():
+    made = settle(dni.ConvSynthesizer(8, kernel_size=1, context_classes=10))
+    trigger = torch.randn(1, 8, 1, 1).expand(2, 8, 5, 4)
+    message = made(trigger, torch.tensor([1, 2]))
+    assert torch.allclose(message[0], message[0, :, :1, :1].expand(8, 5, 4), atol=1e-6)
+    assert not torch.allclose(message[0], message[1])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    leading=st.lists(st.integers(1, 4), max_size=3),
+    widths=st.tuples(*[st.integers(1, 5)] * 3),
+    n_hidden=st.integers(0, 2),
+)
+def test_any_leading_sizes_pass_through(leading, widths, n_hidden):
+    output_dim, trigger_dim, context_dim = widths
+    made = dni.BasicSynthesizer(
+        output_dim, n_hidden, trigger_dim=trigger_dim, context_dim=context_dim
+    )
+    message = made(torch.randn(*leading, trigger_dim), torch.randn(*leading, context_dim))
+    assert message.shape == (*leading, output_dim)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_an_unexpected_context_is_ignored_with_one_warning(kind):
+    made, trigger = settle(MAKERS[kind]()), torch.randn(TRIGGERS[kind])
+    with pytest.warns(UserWarning, match="the one given is ignored"):
+        message = made(trigger, torch.randn(3, 10))
+    assert torch.equal(message, made(trigger, None))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made(trigger, torch.randn(3, 10))
+
+
+LABELS = torch.tensor([0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "context", "error", "match"),
+    [
+        ({"context_dim": 10}, None, ValueError, "synthesizer_context"),
+        ({"context_dim": 10}, "label", TypeError, "expected a tensor as context, got a str"),
+        ({"context_dim": 10}, LABELS, TypeError, "build it with context_classes=10"),
+        ({"context_dim": 10}, torch.ones(3, 9), ValueError, r"\(3, 10\).*got \(3, 9\)"),
+        ({"context_dim": 10}, torch.ones(2, 10), ValueError, r"\(3, 10\).*got \(2, 10\)"),
+        ({"context_classes": 10}, LABELS[:2], ValueError, r"\(3,\).*got \(2,\)"),
+        ({"context_classes": 10}, LABELS[None], ValueError, r"\(3,\).*got \(1, 3\)"),
+        ({"context_classes": 10}, LABELS + 8, ValueError, "from 0 to 9 .* got 8 to 10"),
+        ({"context_classes": 10}, LABELS - 1, ValueError, "from 0 to 9 .* got -1 to 1"),
+    ],
+)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_context_that_does_not_fit_is_refused(kind, options, context, error, match):
+    with pytest.raises(error, match=match):
+        MAKERS[kind](**options)(torch.randn(TRIGGERS[kind]), context)
+
+
+@pytest.mark.parametrize(
+    ("made", "shape", "match"),
+    [
+        (dni.BasicSynthesizer(8), (3, 7), r"8 features .* got shape \(3, 7\). Build it for 7"),
+        (dni.BasicSynthesizer(8), (3, 16, 5, 5), r"dni.ConvSynthesizer\(channels=16\)"),
+        (dni.BasicSynthesizer(8), (), "Add a dimension"),
+        (dni.ConvSynthesizer(8), (3, 7, 5, 5), "channels=7"),
+        (dni.ConvSynthesizer(8), (3, 8), "use dni.BasicSynthesizer"),
+    ],
+)
+def test_a_trigger_of_another_width_is_refused(made, shape, match):
+    with pytest.raises(ValueError, match=match):
+        made(torch.randn(shape))
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (lambda: dni.BasicSynthesizer(0), "expected output_dim to be a positive integer, got 0"),
+        (lambda: dni.BasicSynthesizer(4.0), "got 4.0"),
+        (lambda: dni.BasicSynthesizer(4, -1), "expected n_hidden"),
+        (lambda: dni.BasicSynthesizer(4, context_dim=True), "context_dim"),
+        (lambda: dni.BasicSynthesizer(4, context_dim=3, context_classes=4), "got 3 and 4"),
+        (lambda: dni.ConvSynthesizer(4, kernel_size=4), "odd kernel_size; got 4"),
+        (lambda: dni.ConvSynthesizer(4, hidden_channels=0), "hidden_channels"),
+    ],
+)
+def test_sizes_are_checked(build, match):
+    with pytest.raises(ValueError, match=match):
+        build()
