@@ -11,7 +11,7 @@ test: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict dni
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q -W error
 	$(BIN)/sphinx-build -W -q docs build/docs
 
 docs: .venv/dev

@@ -29,7 +29,9 @@ class UnidirectionalInterface(nn.Module):
             sends its output as it is.
         nonfinite: what to do with a real message that holds NaN or Inf: ``"raise"`` an
             error that names the interface, or ``"skip"`` it. Either way the synthesizer
-            does not learn from it. A compiled region cannot raise, and skips.
+            does not learn from it. The check reads one number per message, for which
+            the host waits on an accelerator. A compiled region neither waits nor raises:
+            it skips.
         name: how errors call this interface.
 
     Shapes:

@@ -29,6 +29,7 @@ class Network(nn.Module):
         decoupled: bool = True,
         context: bool = False,
         unlock: bool = True,
+        hidden: int = 1024,
     ) -> None:
         super().__init__()
         self.context = context
@@ -38,7 +39,7 @@ class Network(nn.Module):
             for i, o in pairwise(widths)
         )
         self.interfaces = nn.ModuleList(
-            dni.BackwardInterface(synthesizer(context), unlock=unlock)
+            dni.BackwardInterface(synthesizer(hidden, context), unlock=unlock)
             for _ in range(layers if decoupled else 0)
         )
         self.output = nn.Linear(WIDTH, CLASSES)
@@ -54,10 +55,10 @@ class Network(nn.Module):
         return self.output(x)
 
 
-def synthesizer(context: bool) -> dni.BasicSynthesizer:
-    """One hidden layer of 1024; with labels, a column of weights for each class."""
+def synthesizer(hidden: int, context: bool) -> dni.BasicSynthesizer:
+    """One hidden layer; with labels, a column of weights for each class."""
     return dni.BasicSynthesizer(
-        WIDTH, n_hidden=1, hidden_dim=1024, context_classes=CLASSES if context else None
+        WIDTH, n_hidden=1, hidden_dim=hidden, context_classes=CLASSES if context else None
     )
 
 
@@ -65,6 +66,7 @@ def main() -> None:
     """Train with the options of the command line."""
     parser = training.options("MNIST, fully connected, decoupled after every hidden layer")
     parser.add_argument("--layers", type=int, default=3, help="hidden layers")
+    parser.add_argument("--hidden", type=int, default=1024, help="width of the synthesizers")
     training.interface_options(parser)
     arguments = training.parse(parser)
 
@@ -75,6 +77,7 @@ def main() -> None:
             decoupled=arguments.dni,
             context=arguments.context,
             unlock=arguments.unlock,
+            hidden=arguments.hidden,
         )
 
     training.run(arguments, build)

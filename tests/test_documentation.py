@@ -1,0 +1,34 @@
+"""The code blocks of the README and the docs run, in the order in which they are read."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
+BLOCK = re.compile(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", re.MULTILINE)
+WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text())]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
+def test_code_blocks_run(page):
+    batches = [(torch.randn(8, 64), torch.randint(10, (8,))) for _ in range(3)]
+    names = {"batches": batches}
+    for block in BLOCK.findall(page.read_text()):
+        exec(compile(textwrap.dedent(block), page.name, "exec"), names)
+    assert any(parameter.grad is not None for parameter in names["model"].parameters())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_points_to_is_there(page):
+    text = page.read_text()
+    for path in re.findall(r"\.\. (?:image|figure):: (\S+)", text):
+        assert (page.parent / path).is_file(), path
+    for module in re.findall(r"python -m ((?:examples|benchmarks)\.\w+)", text):
+        path = ROOT / module.replace(".", "/")
+        assert (path / "__main__.py").is_file() or path.with_suffix(".py").is_file(), module
