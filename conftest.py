@@ -10,6 +10,8 @@ import torch
 import dni
 import dni.diagnostics
 
+torch.set_num_threads(1)  # small tensors gain nothing from more
+
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> None:

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("results/demo.png"))
     arguments = parser.parse_args()
 
+    torch.set_num_threads(1)  # matrices this small gain little from two, and lose on a busy machine
     data = load("digits")
     outcomes: dict[str, list[training.Outcome]] = {}
     for arm, form in ARMS.items():
