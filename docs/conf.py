@@ -11,7 +11,11 @@ html_theme = "furo"
 html_title = f"dni {release}"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "exclude-members": "extra_repr, who",
+}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Shapes", "params_style"), ("Buffers", "params_style")]
