@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import dni
-import dni.diagnostics
 
 torch.set_num_threads(1)  # small tensors gain nothing from more
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import dni
-from dni._objective import RATE
+from dni._objective import PRIOR, RATE
 from examples.training import environment
 
 CLASSES = 10
@@ -69,14 +69,14 @@ class ByHand(nn.Module):
         self.synthesizer = nn.Linear(width, width)
         nn.init.zeros_(self.synthesizer.weight)
         nn.init.zeros_(self.synthesizer.bias)
-        self.mean_square = torch.zeros(())
-        self.weight = torch.zeros(())
+        self.moments = torch.full((2,), PRIOR)
 
     def forward(self, h: Tensor) -> Tensor:
         """1. Predict, send, and go on from a fresh leaf."""
         self.prediction = self.synthesizer(h.detach())
-        scale = (self.mean_square / self.weight.clamp_min(1e-30)).sqrt()
-        h.backward(self.prediction.detach() * scale)
+        self.moments *= (PRIOR / self.moments[1]).clamp_min(1 - RATE)
+        self.found = self.moments.clone()
+        h.backward(self.prediction.detach() * (self.found[0] / self.found[1]).sqrt())
         self.leaf = h.detach().requires_grad_()
         return self.leaf
 
@@ -86,16 +86,10 @@ class ByHand(nn.Module):
         mean_square = real.square().mean()
         if not torch.isfinite(mean_square):
             raise FloatingPointError
-        if mean_square > 0:
-            if self.weight == 0:
-                scale = mean_square.sqrt()
-            else:
-                scale = (self.mean_square / self.weight).sqrt()
-            self.mean_square.lerp_(mean_square, RATE)
-            self.weight.lerp_(torch.ones(()), RATE)
-            F.mse_loss(self.prediction, real / scale).backward()
-        else:
-            F.mse_loss(self.prediction, torch.zeros_like(real)).backward()
+        added = RATE * torch.stack((mean_square, torch.ones_like(mean_square)))
+        self.moments += added
+        square, weight = self.found + added
+        F.mse_loss(self.prediction, real / (square / weight).sqrt()).backward()
         del self.prediction, self.leaf
 
 

@@ -4,6 +4,7 @@
 >>> interface = dni.BackwardInterface(synthesizer)
 """
 
+from dni import diagnostics as diagnostics
 from dni.contexts import backward, defer_backward, synthesizer_context
 from dni.interfaces import (
     BackwardInterface,

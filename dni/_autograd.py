@@ -19,10 +19,10 @@ and whose backward swaps what is sent.
 
     part A ----- h ----> Substitute --- r u ---> part B ---> loss
                              ^ |                    |
-    trigger -> synthesizer --' | <------- g --------'
+    trigger -> synthesizer --' | <------- g --------'   1. loss.backward()
                    ^           |
-                   '- dL(u,h)/du         the synthesizer learns from h
-    part A <------ g ----------'         straight through
+                   '- dL(u,h)/du   2. the synthesizer learns from h
+    part A <------ g ----------'   3. the gradient goes straight through
 
 Both take ``u`` as an ordinary input: the gradient of the regression is *returned* to it
 and reaches the synthesizer's parameters with the engine's own pass. No second pass, no
@@ -75,10 +75,11 @@ class Cut(torch.autograd.Function):
     def backward(ctx: Any, *real: Tensor) -> tuple[Tensor | None, ...]:
         prediction, snapshot = ctx.saved_tensors
         objective, who = ctx.interface.objective, ctx.interface.who
+        # 2. the real gradient arrives
         message = _trees.join(real, who)
-        learn = None
-        if ctx.needs_input_grad[0]:
-            learn = objective.gradient(prediction, message, snapshot, who)
+        # 3. the synthesizer learns from it
+        learnt = objective.gradient(prediction, message, snapshot, ctx.needs_input_grad[0], who)
+        # 4. part A learns from the synthetic one
         upstream: tuple[Tensor | None, ...] = (None,) * len(real)
         if ctx.mix is not None and any(ctx.needs_input_grad[5:]):
             upstream = real
@@ -86,7 +87,7 @@ class Cut(torch.autograd.Function):
                 synthetic = objective.scaled(prediction, snapshot, message.dtype)
                 sent = blend(message, weighted(synthetic, ctx.factor), ctx.mix)
                 upstream = tuple(_trees.split(sent, real))
-        return (learn, None, None, None, None, *upstream)
+        return (learnt, None, None, None, None, *upstream)
 
 
 class Substitute(torch.autograd.Function):
@@ -113,11 +114,9 @@ class Substitute(torch.autograd.Function):
     def backward(ctx: Any, *real: Tensor) -> tuple[Tensor | None, ...]:
         prediction, snapshot, *leaves = ctx.saved_tensors
         objective, who = ctx.interface.objective, ctx.interface.who
-        learn = None
-        if ctx.needs_input_grad[0]:
-            message = _trees.join(leaves, who)
-            learn = objective.gradient(prediction, message, snapshot, who)
-        return (learn, None, None, *real)
+        message = _trees.join(leaves, who)
+        learnt = objective.gradient(prediction, message, snapshot, ctx.needs_input_grad[0], who)
+        return (learnt, None, None, *real)
 
 
 def _remember_signature(function: Any) -> None:

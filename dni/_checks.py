@@ -9,6 +9,7 @@ is one function with one sentence, and no other file formats an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, NoReturn
 
 import torch
@@ -41,6 +42,8 @@ def backward_arguments(tensor: Any, gradient: Any) -> None:
                 f"{who}: without a gradient, expected a scalar loss, got a tensor of shape "
                 f"{_shape(tensor)}. Pass dni.backward(tensor, gradient), or reduce the loss."
             )
+    elif not isinstance(gradient, Tensor):
+        raise TypeError(f"{who}: expected a tensor as gradient, got {_kind(gradient)}.")
     elif gradient.shape != tensor.shape:
         raise ValueError(
             f"{who}: a gradient has the shape of its tensor; expected {_shape(tensor)}, got "
@@ -62,8 +65,8 @@ def not_a_message(message: Any, who: str) -> NoReturn:
 
 def joinable(leaves: Sequence[Tensor], who: str) -> None:
     first = leaves[0]
-    for leaf in leaves[1:]:
-        if leaf.shape[:-1] != first.shape[:-1] or leaf.dtype != first.dtype:
+    for leaf in leaves:
+        if leaf.dim() == 0 or leaf.shape[:-1] != first.shape[:-1] or leaf.dtype != first.dtype:
             raise ValueError(
                 f"{who}: the tensors of one message are joined along their last dimension; "
                 f"expected one dtype and equal leading sizes {_size(first.shape[:-1])}, got "
@@ -101,6 +104,30 @@ def is_tensor(output: Any, synthesizer: nn.Module, who: str) -> None:
         )
 
 
+def misplaced(synthesizer: nn.Module, trigger: Tensor, who: str, cause: Exception) -> None:
+    """Explain an error inside a synthesizer that was built for other tensors."""
+    for parameter in synthesizer.parameters():
+        for kind, have, want in (
+            ("device", parameter.device, trigger.device),
+            ("dtype", parameter.dtype, trigger.dtype),
+        ):
+            if have != want:
+                argument = repr(str(want)) if kind == "device" else str(want)
+                raise TypeError(
+                    f"{who}: a synthesizer's parameters and its trigger must fit; expected {kind} "
+                    f"{want}, got {have}. Convert the synthesizer: interface.to({argument})."
+                ) from cause
+
+
+def unchanged(before: int, after: int, synthesizer: nn.Module, who: str) -> None:
+    if before != after:
+        raise RuntimeError(
+            f"{who}: a trigger is the activation itself; expected a synthesizer that leaves it as "
+            f"it is, but {type(synthesizer).__name__} changed it in place. Use out-of-place "
+            "operations in it (nn.ReLU() for nn.ReLU(inplace=True))."
+        )
+
+
 def prediction(output: Tensor, like: Tensor, who: str) -> None:
     """A synthesizer's output has the shape, dtype and device of the real message."""
     if output.shape != like.shape:
@@ -133,6 +160,11 @@ def nonfinite_message(message: Tensor, policy: str, who: str) -> None:
 
 
 # -- interfaces ----------------------------------------------------------------------
+
+_ONE_GRAPH = (
+    "Build the interface with unlock=False, or collect its gradients around the call in "
+    "`with dni.defer_backward():`: the same gradients in one graph."
+)
 
 
 def is_synthesizer(synthesizer: Any, who: str) -> None:
@@ -173,29 +205,44 @@ def factor(value: Any, who: str) -> float:
 
 def refuse_compiled_unlock(who: str) -> NoReturn:
     raise RuntimeError(
-        f"{who}: unlock=True backpropagates during the forward pass, which a compiled region "
-        "cannot do; expected eager mode, got torch.compile. Build the interface with "
-        "unlock=False: the same gradients in one graph."
+        f"{who}: unlock=True, send and backward run a backward pass during the forward pass, which "
+        f"a compiled region cannot do; expected eager mode, got torch.compile. {_ONE_GRAPH}"
     )
 
 
 def not_distributed(active: bool, who: str) -> None:
     if active:
         raise RuntimeError(
-            f"{who}: unlock=True backpropagates before DistributedDataParallel listens, so its "
-            "gradients would not be synchronised; expected a single process, got a DDP forward "
-            "pass. Build the interface with unlock=False: the same gradients in one graph."
+            f"{who}: unlock=True, send and backward run a backward pass before "
+            "DistributedDataParallel listens, so its gradients would not be synchronised; expected "
+            f"a single process, got a DDP forward pass. {_ONE_GRAPH}"
         )
 
 
 def second_backward(who: str, cause: Exception | None = None) -> NoReturn:
     raise RuntimeError(
-        f"{who}: the graph behind the trigger has been backpropagated once, by the synthetic "
-        "gradient; expected no other gradient to reach it, got a second backward pass. If the "
+        f"{who}: this graph has been backpropagated once; expected no other gradient to reach it, "
+        "got a second backward pass. (With unlock=True a synthetic gradient is the first.) If the "
         "trigger is used elsewhere too (a skip connection, a second interface, the loss of the "
         "same window), build the interface with unlock=False, or put both passes into one "
-        "`with dni.defer_backward():` block."
+        "`with dni.defer_backward():` block. Detach a state that comes from the window before."
     ) from cause
+
+
+def monitored_once(measuring: bool) -> None:
+    if measuring:
+        raise RuntimeError(
+            "dni.diagnostics.Monitor: expected interfaces that nobody measures, got one with an "
+            "open monitor. Close that one first."
+        )
+
+
+def monitor_open(measuring: bool) -> None:
+    if not measuring:
+        raise RuntimeError(
+            "dni.diagnostics.Monitor: expected an open monitor, got one that was closed. Read it "
+            "before its `with` block ends."
+        )
 
 
 # -- synthesizers --------------------------------------------------------------------
@@ -203,14 +250,12 @@ def second_backward(who: str, cause: Exception | None = None) -> NoReturn:
 
 def positive(who: str, **sizes: int | None) -> None:
     for name, value in sizes.items():
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or value < 1
-        ):
+        if value is not None and not _is_integer_from(1, value):
             raise ValueError(f"{who}: expected {name} to be a positive integer, got {value!r}.")
 
 
 def hidden_count(value: Any, who: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not _is_integer_from(0, value):
         raise ValueError(f"{who}: expected n_hidden, a number of layers from 0 on, got {value!r}.")
 
 
@@ -263,7 +308,9 @@ def context_given(context: Any, width: int, who: str) -> None:
     if context is None:
         raise ValueError(
             f"{who}: built with a context of {width} numbers or classes, but there is none; "
-            "expected the call inside `with dni.synthesizer_context(labels):`, got no context."
+            "expected the call inside `with dni.synthesizer_context(labels):`, got no context. "
+            "(Under activation checkpointing open that block inside the checkpointed function: it "
+            "runs again during the backward pass.)"
         )
     if not isinstance(context, Tensor):
         raise TypeError(
@@ -273,7 +320,7 @@ def context_given(context: Any, width: int, who: str) -> None:
 
 
 def labels_allowed(context: Tensor, classes: int | None, width: int, who: str) -> None:
-    if classes is None:
+    if classes is None or context.is_complex():
         raise TypeError(
             f"{who}: expected a floating-point context of {width} numbers, got {context.dtype}. To "
             f"use integer labels as they are, build it with context_classes={width}."
@@ -302,6 +349,10 @@ def context_shape(leading: torch.Size, width: int, got: Tensor, classes: bool, w
 
 
 # -- words ---------------------------------------------------------------------------
+
+
+def _is_integer_from(least: int, value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def _number(name: str, value: Any, who: str) -> float:

@@ -17,14 +17,19 @@ and :math:`r` a running root mean square of the messages,
 The mean runs over *all* elements, so that no layout (batch first, layers first) matters.
 
 One step needs :math:`r` twice: to send :math:`s`, and later to learn from :math:`m`. Both
-use the value that the forward pass found (``snapshot``), and each real message adds its
-correction to that value. Sums commute, so the order in which messages of one step come
-back, which differs between ``unlock=True`` and ``unlock=False``, changes nothing.
+use the value that the forward pass found (``snapshot``), the second with :math:`m` in it, so
+that a sudden jump of the messages cannot make a target larger than ten. The running sums
+decay in the forward pass, and every message *adds* to them when it arrives. Sums commute:
+the order in which the messages of one step come back, which differs between
+``unlock=True`` and ``unlock=False``, does not matter. (Where one cut is used three times or
+more in a forward pass, the early form has the first uses' messages before the last use
+takes its snapshot, and so a newer scale.)
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -32,16 +37,16 @@ from torch import Tensor, nn
 from dni import _checks
 
 RATE = 0.01  # of the running mean: a memory of about a hundred messages
-PRIOR = 1e-30  # the weight of the scale 1, which holds until the first message came
+PRIOR = 1e-30  # the weight of the scale 1, which holds until the first message comes
 
 
 class Objective(nn.Module):
     """The regression of one interface, with its scale.
 
     Buffers:
-        moments: ``(mean square, weight)`` of the messages so far, both running means;
-            their ratio is free of the bias of a start at zero. Absent without
-            ``normalize``.
+        moments: ``(sum of mean squares, sum of weights)`` of the messages, both decaying;
+            their ratio is the running mean square, free of the bias of a start at zero.
+            At least float32. Absent without ``normalize``.
         record: sums over measured messages, ``(count, loss, cosine, norm ratio)``; only
             while a :class:`dni.diagnostics.Monitor` looks on, and never saved.
     """
@@ -55,9 +60,13 @@ class Objective(nn.Module):
         self.register_buffer("moments", torch.full((2,), PRIOR) if normalize else None)
         self.register_buffer("record", None, persistent=False)
 
-    def snapshot(self) -> Tensor | None:
-        """The moments as they stand, for :meth:`scaled` and :meth:`gradient` of one step."""
-        return None if self.moments is None else self.moments.clone()
+    def snapshot(self, learning: bool) -> Tensor | None:
+        """The moments of one step, for :meth:`scaled` and :meth:`gradient`."""
+        if self.moments is None:
+            return None
+        if learning:  # decay, but never below the prior's weight: the ratio must survive
+            self.moments.mul_((PRIOR / self.moments[1]).clamp_min(1 - RATE))
+        return self.moments.clone()
 
     def scaled(
         self, prediction: Tensor, snapshot: Tensor | None, dtype: torch.dtype | None = None
@@ -69,19 +78,32 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def gradient(
-        self, prediction: Tensor, message: Tensor, snapshot: Tensor | None, who: str
+        self,
+        prediction: Tensor,
+        message: Tensor,
+        snapshot: Tensor | None,
+        learning: bool,
+        who: str,
     ) -> Tensor | None:
-        """``dL/du`` for a real message; ``None`` where the message is skipped."""
+        """``dL/du`` for a real message; ``None`` where nothing is learnt from it."""
+        if not learning and self.record is None:
+            return None
+        if message.numel() == 0:  # an empty batch: nothing to learn, nothing to measure
+            return torch.zeros_like(prediction)
         u, m = _wide(prediction), _wide(message)
         mean_square = torch.linalg.vector_norm(m).square() / m.numel()
         compiling = torch.compiler.is_compiling()
         if not compiling and not math.isfinite(mean_square):
             _checks.nonfinite_message(message, self.nonfinite, who)
             return None
-        target = m if snapshot is None else m / self._observe(mean_square, snapshot)
+        target = m
+        if snapshot is not None:
+            target = m / (self._observe(mean_square, snapshot) if learning else _scale(snapshot))
         residual = u - target
         if self.record is not None:
             self.record.add_(_measure(u, target, residual))
+        if not learning:
+            return None
         gradient = residual * (2 / u.numel())
         if compiling:  # nothing can be raised here: a non-finite message teaches nothing
             gradient = torch.where(torch.isfinite(mean_square), gradient, 0.0)
@@ -90,18 +112,27 @@ class Objective(nn.Module):
     def _observe(self, mean_square: Tensor, snapshot: Tensor) -> Tensor:
         """Add a message to the moments; the scale of ``snapshot`` with this message in it."""
         assert self.moments is not None
-        new = torch.stack((mean_square, torch.ones_like(mean_square))).to(snapshot.dtype)
-        updated = torch.lerp(snapshot, new, RATE)
+        added = RATE * torch.stack((mean_square, torch.ones_like(mean_square))).to(snapshot.dtype)
         if torch.compiler.is_compiling():
-            updated = torch.where(torch.isfinite(mean_square), updated, snapshot)
-        self.moments.add_(updated - snapshot)
-        return _scale(updated)
+            added = torch.where(torch.isfinite(mean_square), added, 0.0)
+        self.moments.add_(added)
+        return _scale(snapshot + added)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Objective:
+        """``.half()`` and the like do not narrow the buffers: a mean square of 1e-10 would be 0."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and new.dtype.itemsize < old.dtype.itemsize:
+                self._buffers[name] = old.to(new.device)
+        return self
 
 
 def _scale(moments: Tensor) -> Tensor:
     """``r``, never 0: a cut under a synthesizer that has just started receives zeros."""
-    mean_square, weight = moments.unbind()
-    return (mean_square / weight).sqrt().clamp_min(torch.finfo(moments.dtype).tiny)
+    square, weight = moments.unbind()
+    return (square / weight).sqrt().clamp_min(torch.finfo(moments.dtype).tiny)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ along their last dimension. What it predicts is split the same way::
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -60,7 +61,10 @@ def _replace(message: Any, new: Any) -> Any:
     if isinstance(message, Tensor):
         return next(new)
     if isinstance(message, dict):
-        return {key: _replace(item, new) for key, item in message.items()}
+        copied = copy.copy(message)  # of its own class: an OrderedDict, a model's output
+        for key, item in message.items():
+            copied[key] = _replace(item, new)
+        return copied
     items = [_replace(item, new) for item in message]
     if hasattr(message, "_fields"):  # a namedtuple
         return type(message)(*items)

@@ -104,7 +104,7 @@ def defer_backward() -> Iterator[None]:
     finally:
         _state.deferred = None
     if noted:
-        backward_all(noted)
+        backward_all(noted, "dni.defer_backward")
 
 
 def backward(tensor: Tensor, gradient: Tensor | None = None) -> None:
@@ -122,15 +122,20 @@ def backward(tensor: Tensor, gradient: Tensor | None = None) -> None:
         tensor([2., 2.])
     """
     _checks.backward_arguments(tensor, gradient)
-    backward_all([(tensor, gradient)])
+    backward_all([(tensor, gradient)], "dni.backward")
 
 
-def backward_all(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+def backward_all(pairs: Sequence[tuple[Tensor, Tensor | None]], who: str) -> None:
     """One pass over all ``(tensor, gradient)`` pairs, now or noted."""
     if _state.deferred is not None:
         _state.deferred.extend(pairs)
-    else:
+        return
+    try:
         torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
+    except RuntimeError as error:
+        if "a second time" in str(error):
+            _checks.second_backward(who, error)
+        raise
 
 
 def current_context() -> Any:

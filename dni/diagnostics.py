@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from dni import _checks
 from dni.interfaces import UnidirectionalInterface
 
 __all__ = ["Measurement", "Monitor"]
@@ -55,19 +56,22 @@ class Monitor:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._objectives = {
-            name: module.objective
+        interfaces = {
+            name: module
             for name, module in model.named_modules()
             if isinstance(module, UnidirectionalInterface)
         }
-        for objective in self._objectives.values():
-            parameter = next(model.parameters(), torch.empty(0))
+        self._objectives = {name: module.objective for name, module in interfaces.items()}
+        _checks.monitored_once(any(one.record is not None for one in self._objectives.values()))
+        for name, objective in self._objectives.items():
+            parameter = next(interfaces[name].parameters(), torch.empty(0))
             objective.record = torch.zeros(4, device=parameter.device)
 
     def read(self) -> dict[str, Measurement]:
         """The means since the last call, by the interface's name."""
         measured = {}
         for name, objective in self._objectives.items():
+            _checks.monitor_open(objective.record is not None)
             assert objective.record is not None
             count, *sums = objective.record.tolist()
             objective.record.zero_()

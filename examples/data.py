@@ -2,7 +2,7 @@
 
 * ``--data digits`` (the default): 1,797 images of 8 x 8 that scikit-learn carries;
 * ``--data DIR``, or the environment variable ``DNI_DATA``: a folder with the four IDX
-  files of MNIST, as they are or gzipped;
+  files of MNIST, or with a folder ``mnist`` that has them, as they are or gzipped;
 * ``--data mnist``: the same files from a cache, filled once from the public mirrors and
   checked against the sums below.
 """
@@ -82,9 +82,10 @@ def _standardized(name: str, *arrays: Tensor) -> Images:
 
 
 def _find(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
+    for place in (folder, folder / "mnist"):
+        for path in (place / name, place / f"{name}.gz"):
+            if path.is_file():
+                return path
     raise SystemExit(
         f"{folder} has no {name}[.gz]: put MNIST's four IDX files there, use --data mnist to "
         "download them, or --data digits, which needs no files."

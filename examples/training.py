@@ -12,7 +12,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,6 +24,8 @@ import dni
 from dni.diagnostics import Measurement, Monitor
 from examples.data import Images, load
 
+FASTER = 10  # a synthesizer predicts for a network that moves; it has to learn faster
+
 
 @dataclass
 class Outcome:
@@ -34,15 +36,19 @@ class Outcome:
     cuts: dict[str, Measurement] = field(default_factory=dict)
     curve: list[tuple[int, float]] = field(default_factory=list)
 
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self) | {"cuts": {name: cut._asdict() for name, cut in self.cuts.items()}}
+
     @property
     def synthesizer_loss(self) -> float | None:
         """Mean over the cuts, in the last tenth of the run."""
-        return _mean([cut.loss for cut in self.cuts.values()])
+        return _mean([cut.loss for cut in self.cuts.values() if cut.messages])
 
     @property
     def cosine(self) -> float | None:
         """Likewise, of synthetic and real messages."""
-        return _mean([cut.cosine for cut in self.cuts.values()])
+        return _mean([cut.cosine for cut in self.cuts.values() if cut.messages])
 
 
 def options(description: str) -> argparse.ArgumentParser:
@@ -51,7 +57,7 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", help="digits (default), mnist, or a folder of IDX files")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the outcome to this file")
@@ -61,6 +67,15 @@ def options(description: str) -> argparse.ArgumentParser:
 def interface_options(parser: argparse.ArgumentParser) -> None:
     """The flags that say whether, and how, a network is decoupled."""
     parser.add_argument("--dni", action="store_true", help="decouple; else plain backpropagation")
+    parser.add_argument(
+        "--synthesizer-lr", type=float, help="the synthesizers' rate; ten times --lr if left out"
+    )
+    parser.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="regress on gradients divided by their running scale; --no-normalize: as they are",
+    )
     parser.add_argument("--context", action="store_true", help="condition on labels (cDNI)")
     parser.add_argument(
         "--unlock",
@@ -73,22 +88,27 @@ def interface_options(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments, checked against each other."""
     arguments = parser.parse_args()
-    if arguments.context and not arguments.dni:
+    if getattr(arguments, "context", False) and not arguments.dni:
         parser.error("--context conditions synthesizers: it needs --dni")
     if arguments.steps < 1 or arguments.batch < 2:
         parser.error("--steps needs at least 1, --batch at least 2")
     return arguments
 
 
-def run(arguments: argparse.Namespace, build: Callable[[Images], nn.Module]) -> None:
+Form = dict[str, bool]  # what the flags of :func:`interface_options` say, for a network
+
+
+def run(arguments: argparse.Namespace, build: Callable[[Images, Form], nn.Module]) -> None:
     """Load, build, train, report: the body of an example."""
     torch.manual_seed(arguments.seed)
     data = load(arguments.data).to(arguments.device)
-    model = build(data).to(arguments.device)
-    outcome = train(model, data, arguments.steps, arguments.batch, arguments.lr, arguments.seed)
+    form = {name: getattr(arguments, name) for name in ("context", "unlock", "normalize")}
+    model = build(data, {"decoupled": arguments.dni, **form}).to(arguments.device)
+    rates = (arguments.lr, arguments.synthesizer_lr or FASTER * arguments.lr)
+    outcome = train(model, data, arguments.steps, arguments.batch, rates, arguments.seed)
     report(outcome, data.name)
     if arguments.json:
-        write_json(arguments.json, arguments, outcome)
+        write_json(arguments.json, arguments, {"dni" if arguments.dni else "backprop": [outcome]})
 
 
 def train(
@@ -96,12 +116,15 @@ def train(
     data: Images,
     steps: int,
     batch: int,
-    lr: float,
+    rates: tuple[float, float],
     seed: int,
     title: str = "train",
 ) -> Outcome:
-    """Adam on everything, base and synthesizers alike."""
-    optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)
+    """Adam with two ``rates``: the network's, and that of its synthesizers."""
+    groups = (dni.base_parameters(model), dni.synthesizer_parameters(model))
+    optimizer = torch.optim.Adam(
+        [{"params": group, "lr": lr} for group, lr in zip(groups, rates, strict=True)], fused=True
+    )
     batches = torch.Generator().manual_seed(seed)
     curve, spent = [], 0.0
     with Monitor(model) as monitor:
@@ -137,22 +160,22 @@ def report(outcome: Outcome, name: str) -> None:
     """The outcome on the screen."""
     print(f"{name}: test error {outcome.test_error:.2f} %, {outcome.ms_per_step:.1f} ms per step")
     for cut, measured in outcome.cuts.items():
-        print(
-            f"  {cut}: synthesizer loss {measured.loss:.3f}, cosine {measured.cosine:.2f}, "
+        said = (
+            f"synthesizer loss {measured.loss:.3f}, cosine {measured.cosine:.2f}, "
             f"norm ratio {measured.norm_ratio:.2f}"
         )
+        print(f"  {cut}: {said if measured.messages else 'all messages were zero'}")
 
 
-def write_json(path: Path, arguments: argparse.Namespace, outcome: Outcome) -> None:
-    """The outcome, with the arguments and the environment that made it."""
+def write_json(
+    path: Path, arguments: argparse.Namespace, outcomes: dict[str, list[Outcome]]
+) -> None:
+    """The outcomes, with the arguments and the environment that made them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "arguments": {name: str(value) for name, value in vars(arguments).items()},
         "environment": environment(),
-        "test_error": outcome.test_error,
-        "ms_per_step": outcome.ms_per_step,
-        "cuts": {name: measured._asdict() for name, measured in outcome.cuts.items()},
-        "curve": outcome.curve,
+        "arms": {arm: [outcome.as_dict() for outcome in runs] for arm, runs in outcomes.items()},
     }
     path.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -50,4 +50,7 @@ def test_the_files_are_small():
 def test_no_file_of_the_package_uses_a_private_part_of_torch():
     private = re.compile(r"(?:from|import) torch\.(?:\w+\.)*_|torch\._[a-z]")
     for path in (ROOT / "dni").rglob("*.py"):
-        assert not private.search(path.read_text()), path
+        # The one exception, read with a default: DDP has no public sign of a running forward pass.
+        text = path.read_text().replace('getattr(ddp, "_active_ddp_module", None)', "")
+        assert not private.search(text), path
+        assert not re.search(r"""getattr\(\w+, ["']_""", text), path

@@ -156,6 +156,7 @@ def test_blocks_do_not_nest_and_the_outer_one_goes_on():
         ((3.0,), TypeError, "expected a tensor to backpropagate from, got a float"),
         ((torch.ones(()),), RuntimeError, "does not"),
         ((torch.ones(2, requires_grad=True),), RuntimeError, "expected a scalar loss"),
+        ((torch.ones(2, requires_grad=True), 1.0), TypeError, "expected a tensor as gradient"),
         (
             (torch.ones(2, requires_grad=True), torch.ones(3)),
             ValueError,

@@ -28,6 +28,11 @@ def files():
     )
 
 
+@pytest.fixture(autouse=True)
+def _no_data_of_this_machine(monkeypatch):
+    monkeypatch.delenv("DNI_DATA", raising=False)
+
+
 def check(images):
     assert images.train_x.shape == (6, 1, 4, 5)
     assert images.test_x.shape == (2, 1, 4, 5)
@@ -50,6 +55,14 @@ def test_a_folder_of_idx_files(tmp_path, files, packed, monkeypatch):
         path = tmp_path / (f"{name}.gz" if packed else name)
         path.write_bytes(gzip.compress(content) if packed else content)
     check(data.load(str(tmp_path)))
+    monkeypatch.setenv("DNI_DATA", str(tmp_path))
+    check(data.load())
+
+
+def test_a_folder_of_several_data_sets(tmp_path, files, monkeypatch):
+    (tmp_path / "mnist").mkdir()
+    for name, content in files.items():
+        (tmp_path / "mnist" / name).write_bytes(content)
     monkeypatch.setenv("DNI_DATA", str(tmp_path))
     check(data.load())
 

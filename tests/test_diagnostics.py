@@ -50,6 +50,26 @@ def test_zero_messages_do_not_count():
         assert monitor.read()[""].messages == 0
 
 
+def test_a_frozen_synthesizer_is_measured_too():
+    interface = dni.BackwardInterface(synthesizer().requires_grad_(False), unlock=False)
+    moments = interface.objective.moments.clone()
+    with Monitor(interface) as monitor:
+        h = torch.randn(3, WIDTH, requires_grad=True)
+        interface(h).sum().backward()
+        assert monitor.read()[""].messages == 1
+    assert torch.equal(interface.objective.moments, moments)
+
+
+def test_one_monitor_at_a_time_and_only_while_it_is_open():
+    interface = dni.BackwardInterface(synthesizer())
+    with Monitor(interface) as monitor:
+        with pytest.raises(RuntimeError, match="Close that one first"):
+            Monitor(interface)
+        monitor.read()
+    with pytest.raises(RuntimeError, match="Read it before"):
+        monitor.read()
+
+
 def test_a_monitor_is_not_saved_and_leaves_no_trace():
     model = Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=False))
     keys = set(model.state_dict())

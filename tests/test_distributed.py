@@ -10,23 +10,45 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dni
-from tests.cases import Chain, batch, gradients, synthesizer
+from tests.cases import WIDTH, Chain, batch, gradients, synthesizer
 
 WORLD = 2
 
 
-def chain(unlock):
+def chain(unlock, normalize=False):
     torch.manual_seed(1)
-    return Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=unlock, normalize=False))
+    return Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=unlock, normalize=normalize))
 
 
 def halves():
     torch.manual_seed(2)
     x, y = batch(8)
     return list(zip(x.chunk(WORLD), y.chunk(WORLD), strict=True))
+
+
+class Sends(nn.Module):
+    """Backpropagates during its forward pass, as a recurrent network's window does."""
+
+    def __init__(self):
+        super().__init__()
+        self.core, self.interface = nn.Linear(WIDTH, WIDTH), chain(unlock=False).cuts[0]
+
+    def forward(self, x):
+        state = self.core(x)
+        self.interface.backward(state)
+        return state
+
+
+def refusal(call):
+    try:
+        call()
+    except RuntimeError as error:
+        return str(error)
+    return "nothing was refused"
 
 
 def work(rank, file, results):
@@ -38,17 +60,24 @@ def work(rank, file, results):
         model = DistributedDataParallel(chain(unlock=False))
         F.cross_entropy(model(x), y).backward()
         found = gradients(model.module)
-        try:
-            DistributedDataParallel(chain(unlock=True))(x)
-            refusal = "nothing was refused"
-        except RuntimeError as error:
-            refusal = str(error)
+        refusals = [
+            refusal(lambda: DistributedDataParallel(chain(unlock=True))(x)),
+            refusal(lambda: DistributedDataParallel(Sends())(x)),
+        ]
+        normalized = DistributedDataParallel(chain(unlock=False, normalize=True))
+        optimizer = torch.optim.SGD(normalized.parameters(), 0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            F.cross_entropy(normalized(x), y).backward()
+            optimizer.step()
+        weights = torch.cat([p.detach().flatten() for p in normalized.parameters()])
         outside = chain(unlock=True)  # beside DDP, not inside, it may go on
         F.cross_entropy(outside(x), y).backward()
-        results.put((rank, {name: g.numpy() for name, g in found.items()}, refusal))
+        found = {name: gradient.numpy() for name, gradient in found.items()}
+        results.put((rank, found, refusals, weights.numpy()))
         dist.destroy_process_group()
     except Exception:
-        results.put((rank, None, traceback.format_exc()))
+        results.put((rank, None, traceback.format_exc(), None))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +94,7 @@ def ranks():
         answers = sorted((results.get(timeout=120) for _ in processes), key=lambda one: one[0])
         for process in processes:
             process.join(timeout=60)
-    for _, found, said in answers:
+    for _, found, said, _ in answers:
         assert found is not None, said
     return answers
 
@@ -78,12 +107,18 @@ def test_every_rank_has_the_mean_of_the_gradients(ranks):
         F.cross_entropy(model(x), y).backward()
         found = gradients(model)
         expected = found if expected is None else {n: expected[n] + found[n] for n in found}
-    for _, synchronised, _ in ranks:
+    for _, synchronised, _, _ in ranks:
         for name, gradient in expected.items():
             torch.testing.assert_close(torch.from_numpy(synchronised[name]), gradient / WORLD)
 
 
 def test_every_rank_refuses_the_early_form(ranks):
-    for _, _, refusal in ranks:
-        assert "BackwardInterface: unlock=True" in refusal
-        assert "unlock=False" in refusal
+    for _, _, refusals, _ in ranks:
+        for refused in refusals:
+            assert "BackwardInterface: unlock=True" in refused
+            assert "Build the interface with unlock=False" in refused
+
+
+def test_with_a_running_scale_all_ranks_stay_one_model(ranks):
+    (_, _, _, one), (_, _, _, other) = ranks
+    assert (one == other).all()

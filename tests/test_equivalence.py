@@ -33,6 +33,8 @@ class ByHand(nn.Module):
 
     def forward(self, h):
         leaf = h.detach().requires_grad_()
+        decay = max(PRIOR / self.weight, 1 - RATE)
+        self.mean_square, self.weight = decay * self.mean_square, decay * self.weight
         self.pending.append(
             (self, h, self.synthesizer(h.detach()), leaf, self.mean_square, self.weight)
         )
@@ -42,11 +44,10 @@ class ByHand(nn.Module):
         real, sent = leaf.grad, prediction.detach()
         if self.normalize:
             sent = sent * (mean_square / weight) ** 0.5
-            new = real.double().square().mean().item()
-            self.mean_square += RATE * (new - mean_square)
-            self.weight += RATE * (1 - weight)
-            new_mean_square = mean_square + RATE * (new - mean_square)
-            real = real / (new_mean_square / (weight + RATE * (1 - weight))) ** 0.5
+            new = RATE * real.double().square().mean().item()
+            self.mean_square += new
+            self.weight += RATE
+            real = real / ((mean_square + new) / (weight + RATE)) ** 0.5
         F.mse_loss(prediction, real).backward()
         h.backward(sent, retain_graph=True)
 

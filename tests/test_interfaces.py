@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import dni
 from tests.cases import WIDTH, Chain, Counting, Fixed, batch, gradients, synthesizer
@@ -111,6 +112,7 @@ def test_what_is_received_is_plain_data_in_the_structure_of_its_trigger():
         lambda h, c: [h, c],
         lambda h, c: {"h": h, "c": c},
         lambda h, c: State(h, c),
+        lambda h, c: OrderedDict(h=h, c=c),
         lambda h, c: (h, [c, {"twice": h}]),
     ],
 )
@@ -215,6 +217,8 @@ def test_what_is_no_message_is_refused(message, match):
 def test_tensors_that_cannot_be_joined_are_refused():
     with pytest.raises(ValueError, match=r"leading sizes \(2,\).* beside \(3, 6\)"):
         dni.BackwardInterface(synthesizer())((trigger(), trigger(3, WIDTH)))
+    with pytest.raises(ValueError, match="joined along their last dimension"):
+        dni.BackwardInterface(synthesizer())((trigger().sum(), trigger().sum()))
     with pytest.raises(TypeError, match=r"floating-point.* got torch.int64"):
         dni.BackwardInterface(synthesizer()).make_trigger(torch.ones(2, WIDTH).long())
 
@@ -245,6 +249,11 @@ def test_a_refused_change_changes_nothing():
     early = dni.BackwardInterface(synthesizer())
     with pytest.raises(ValueError, match="unlock=False"):
         early.mix = 0.5
+    with pytest.raises(ValueError, match="unlock=False"):
+        interface.unlock = True
+    assert not interface.unlock
+    interface.mix = 0
+    interface.unlock = True
 
 
 def test_a_synthesizer_is_a_module():
@@ -296,6 +305,102 @@ def test_a_second_backward_of_the_loss_is_an_error_and_teaches_nothing(unlock):
     for name, gradient in gradients(model).items():
         if gradient is not None and name.startswith("cuts"):
             assert torch.equal(gradient, before[name])
+
+
+def test_a_window_that_forgot_to_defer_or_to_detach_is_told_so():
+    interface, core = dni.BackwardInterface(synthesizer()), nn.GRU(3, WIDTH)
+    output, state = core(torch.randn(4, 2, 3), interface.make_trigger(torch.zeros(1, 2, WIDTH)))
+    interface.backward(state)
+    with pytest.raises(RuntimeError, match="dni.backward: .*second backward.*defer_backward"):
+        dni.backward(output.sum())
+    with (
+        pytest.raises(RuntimeError, match="Detach a state"),
+        dni.defer_backward(),
+    ):
+        output, _ = core(torch.randn(4, 2, 3), interface.make_trigger(state))
+        dni.backward(output.sum())
+
+
+@both_forms
+def test_a_synthesizer_built_for_other_tensors_is_refused(unlock):
+    wide = torch.randn(2, WIDTH, dtype=torch.float64, requires_grad=True) * 1
+    interface = dni.BackwardInterface(synthesizer(), unlock=unlock)
+    with pytest.raises(TypeError, match=r"dtype torch.float64, got torch.float32.*interface.to"):
+        interface(wide)
+    elsewhere = dni.BackwardInterface(synthesizer().to("meta"), unlock=unlock)
+    with pytest.raises((TypeError, ValueError), match=r"interface.to\('cpu'\)"):
+        elsewhere(trigger())
+
+
+@both_forms
+def test_a_synthesizer_that_changes_its_trigger_is_refused(unlock):
+    class InPlace(nn.Module):
+        def forward(self, trigger, context):
+            return trigger.relu_()
+
+    with pytest.raises(RuntimeError, match="InPlace changed it in place"):
+        dni.BackwardInterface(InPlace(), unlock=unlock)(trigger())
+
+
+@pytest.mark.parametrize("call", ["forward", "send"])
+def test_a_bidirectional_interface_checks_both_sides_before_it_uses_either(call):
+    x, layer = torch.randn(2, 3), nn.Linear(3, WIDTH)
+    wrong_input = dni.BidirectionalInterface(dni.BasicSynthesizer(5, trigger_dim=3), synthesizer())
+    with pytest.raises(ValueError, match="ForwardInterface"):
+        getattr(wrong_input, call)(layer(x), x)
+    assert layer.weight.grad is None
+    wrong_gradient = dni.BidirectionalInterface(synthesizer(trigger_dim=3), Fixed(None))
+    with pytest.raises(TypeError, match="BackwardInterface"):
+        getattr(wrong_gradient, call)(layer(x), x)
+    assert all(gradient is None for gradient in gradients(wrong_gradient).values())
+    with pytest.raises(RuntimeError, match="requires grad"):
+        getattr(wrong_gradient, call)(layer(x).detach(), x)
+    assert all(gradient is None for gradient in gradients(wrong_gradient).values())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_the_connected_form_changes_nothing(reentrant):
+    x, y = batch()
+    found = []
+    for checkpointed in (True, False):
+        torch.manual_seed(1)
+        model = Chain(
+            lambda: dni.BackwardInterface(synthesizer(context_dim=3), unlock=False)
+        ).double()
+
+        def scores(inputs, model=model):
+            with dni.synthesizer_context(inputs[:, :3].detach()):
+                return model(inputs)
+
+        inputs = x.double().requires_grad_()
+        out = (
+            checkpoint(scores, inputs, use_reentrant=reentrant) if checkpointed else scores(inputs)
+        )
+        nn.functional.cross_entropy(out, y).backward()
+        found.append(gradients(model))
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], rtol=1e-12, atol=0)
+
+
+def test_a_functional_transform_sees_the_same_gradient():
+    model = Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=False, normalize=False))
+    x, y = batch()
+
+    def loss(parameters):
+        return nn.functional.cross_entropy(torch.func.functional_call(model, parameters, (x,)), y)
+
+    found = torch.func.grad(loss)(dict(model.named_parameters()))
+    loss(dict(model.named_parameters())).backward()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+def test_a_module_made_on_meta_finds_its_weights_again():
+    with torch.device("meta"):
+        interface = dni.BackwardInterface(synthesizer(), unlock=False, mix=0.5, factor=0.1)
+    interface.to_empty(device="cpu")
+    interface.load_state_dict(dni.BackwardInterface(synthesizer()).state_dict())
+    torch.testing.assert_close(interface._schedule, torch.tensor([0.5, 0.1]))
 
 
 @both_forms

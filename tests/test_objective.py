@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni
+from dni._objective import RATE
 from tests.cases import WIDTH, Chain, batch, gradients, synthesizer
 
 
@@ -80,6 +81,51 @@ def test_a_scale_of_one_holds_until_the_first_message():
     assert torch.equal(interface.receive(trigger), interface.synthesizer(trigger).detach())
 
 
+@pytest.mark.parametrize("uses", [150, 300])
+def test_one_cut_may_be_used_at_every_step_of_a_long_sequence(uses):
+    interface = made()
+    for _ in range(3):
+        h = torch.zeros(2, WIDTH, requires_grad=True)
+        for _ in range(uses):
+            h = interface(torch.tanh(h + 0.1))
+        h.square().mean().backward()
+        mean_square, weight = interface.objective.moments.tolist()
+        assert 0 < weight < 1 + RATE * uses
+        assert mean_square > 0
+    assert all(torch.isfinite(parameter.grad).all() for parameter in interface.parameters())
+
+
+def test_a_forward_pass_without_a_backward_pass_keeps_the_scale():
+    interface = made()
+    learn(interface, 1e-5 * torch.randn(3, WIDTH), torch.randn(3, WIDTH))
+    trigger = torch.randn(3, WIDTH, requires_grad=True)
+    before = interface.receive(trigger)
+    for _ in range(10_000):
+        interface.objective.snapshot(learning=True)
+    torch.testing.assert_close(interface.receive(trigger), before, rtol=1e-3, atol=0)
+
+
+def test_an_empty_batch_teaches_nothing():
+    for unlock in (True, False):
+        interface = dni.BackwardInterface(synthesizer(), unlock=unlock)
+        before = interface.objective.moments.clone()
+        interface(torch.zeros(0, WIDTH, requires_grad=True) * 1).sum().backward()
+        assert interface.objective.moments[1] <= before[1]
+        assert all(not parameter.grad.any() for parameter in interface.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_scale_of_a_narrow_module_is_kept_in_float32(dtype):
+    interface = made().to(dtype)
+    assert interface.objective.moments.dtype == torch.float32
+    for _ in range(500):
+        message = 1e-3 * torch.randn(8, WIDTH).to(dtype)
+        out = interface(torch.randn(8, WIDTH, dtype=dtype, requires_grad=True) * 1)
+        out.backward(message)
+    mean_square, weight = interface.objective.moments
+    assert (mean_square / weight).sqrt().item() == pytest.approx(1e-3, rel=0.05)
+
+
 def test_messages_that_are_all_zero_do_no_harm():
     interface, trigger = made(), torch.randn(3, WIDTH)
     for _ in range(5000):
@@ -144,6 +190,7 @@ def test_an_older_librarys_weights_load_without_normalize():
     dni.BackwardInterface(synthesizer(), normalize=False).load_state_dict(state)
     with pytest.raises(RuntimeError, match="objective.moments"):
         dni.BackwardInterface(synthesizer()).load_state_dict(state)
+    dni.BackwardInterface(synthesizer()).load_state_dict(state, strict=False)
 
 
 def test_the_scale_follows_the_module():

@@ -1,7 +1,25 @@
-"""A predicted gradient: part A need not wait for part B."""
+r"""A predicted gradient: part A need not wait for part B.
+
+In a feed-forward network the cut lies between two parts (:mod:`dni._autograd` draws it). In
+a recurrent one it lies between two windows, and its two ends are called apart::
+
+      window t                              window t + 1
+    --> core --> core --> h - - detach - -> make_trigger(h) --> core --> core --> h'
+                          |                        |                              |
+                     1. backward(h)                |                     2. backward(h')
+                        sends s(h)          3. the real gradient                sends s(h')
+                                               arrives: that of the
+                                               window's loss, and what
+                                               s(h') sends back through
+                                               the window; s(h) learns it
+
+So the target of :math:`s(h)` contains :math:`s(h')`, as in temporal-difference learning:
+windows of a few steps pass on what lies many windows ahead.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +29,7 @@ from torch import Tensor, nn
 from dni import _checks, _trees
 from dni._autograd import Cut, Weight, weighted
 from dni.contexts import backward_all, deferring
-from dni.interfaces.unidirectional import UnidirectionalInterface
+from dni.interfaces.unidirectional import Prediction, UnidirectionalInterface
 
 
 class BackwardInterface(UnidirectionalInterface):
@@ -78,11 +96,21 @@ class BackwardInterface(UnidirectionalInterface):
         name: str | None = None,
     ) -> None:
         super().__init__(synthesizer, normalize=normalize, nonfinite=nonfinite, name=name)
-        self.unlock = unlock
+        self._unlock = unlock
         self._mix = _checks.mix(mix, unlock, self.who)
         self._factor = _checks.factor(factor, self.who)
         # (mix, factor) as data: a compiled graph reads new values without recompiling
         self.register_buffer("_schedule", torch.tensor([self._mix, self._factor]), persistent=False)
+
+    @property
+    def unlock(self) -> bool:
+        """Whether the synthetic gradient is sent during the forward pass."""
+        return self._unlock
+
+    @unlock.setter
+    def unlock(self, value: bool) -> None:
+        _checks.mix(self._mix, value, self.who)
+        self._unlock = value
 
     @property
     def mix(self) -> float:
@@ -90,7 +118,7 @@ class BackwardInterface(UnidirectionalInterface):
         return self._mix
 
     @mix.setter
-    def mix(self, value: float) -> None:
+    def mix(self, value: float | Tensor) -> None:
         self._mix = _checks.mix(value, self.unlock, self.who)
         self._schedule[0] = self._mix
 
@@ -100,7 +128,7 @@ class BackwardInterface(UnidirectionalInterface):
         return self._factor
 
     @factor.setter
-    def factor(self, value: float) -> None:
+    def factor(self, value: float | Tensor) -> None:
         self._factor = _checks.factor(value, self.who)
         self._schedule[1] = self._factor
 
@@ -109,14 +137,7 @@ class BackwardInterface(UnidirectionalInterface):
         if not self._learning:
             return trigger
         leaves, rebuild = _trees.flatten(trigger, self.who)
-        _checks.trigger(leaves, self.who)
-        prediction, snapshot = self._predict(leaves, leaves)
-        if self.unlock and not deferring():
-            self._check_unlock()
-            self._send_upstream(leaves, prediction, snapshot, self._factor)
-            leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-            return rebuild(self._cut(leaves, prediction, snapshot, None, 1.0))
-        return rebuild(self._cut(leaves, prediction, snapshot, *self._weights()))
+        return rebuild(self._cut(leaves, self._ask(leaves)))
 
     def backward(self, trigger: Any, factor: float | None = None) -> None:
         r"""Backpropagate the synthetic gradient of ``trigger`` from it.
@@ -128,15 +149,24 @@ class BackwardInterface(UnidirectionalInterface):
         Args:
             trigger: a state that requires grad; a tensor or a structure of tensors.
             factor: overrides the interface's ``factor`` for this call.
+
+        Example:
+            >>> interface = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=2))
+            >>> w = torch.ones(2, requires_grad=True)
+            >>> with dni.defer_backward():
+            ...     state = w * torch.ones(3, 2)
+            ...     interface.backward(state)    # 0: a new synthesizer
+            ...     dni.backward(state.sum())
+            >>> w.grad
+            tensor([3., 3.])
         """
         if not self._learning:
             return
         leaves, _ = _trees.flatten(trigger, self.who)
-        _checks.trigger(leaves, self.who)
         scale = self._factor if factor is None else _checks.factor(factor, self.who)
         with torch.no_grad():
-            prediction, snapshot = self._predict(leaves, leaves)
-        self._send_upstream(leaves, prediction, snapshot, scale)
+            predicted = self._ask(leaves)
+        self._send_upstream(leaves, predicted, scale)
 
     def make_trigger(self, trigger: Any) -> Any:
         r"""Mark ``trigger`` as a place where a real gradient arrives and is learnt from.
@@ -148,13 +178,19 @@ class BackwardInterface(UnidirectionalInterface):
 
         Returns:
             ``trigger`` with the same structure and values.
+
+        Example:
+            >>> interface = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=4))
+            >>> state = (torch.zeros(1, 5, 2), torch.zeros(1, 5, 2))    # an LSTM's (h, c)
+            >>> h, c = interface.make_trigger(state)
+            >>> (h + c).sum().backward()
+            >>> interface.synthesizer.input_trigger.bias.grad
+            tensor([-0.5000, -0.5000, -0.5000, -0.5000])
         """
         if not self._learning:
             return trigger
         leaves, rebuild = _trees.flatten(trigger, self.who)
-        _checks.floating(leaves, self.who)
-        prediction, snapshot = self._predict(leaves, leaves)
-        return rebuild(self._cut(leaves, prediction, snapshot, 1.0, 1.0))
+        return rebuild(self._intercept(leaves, self._predict(leaves, leaves), 1.0, 1.0))
 
     def receive(self, trigger: Any) -> Any:
         r"""The synthetic gradient for ``trigger``, in the structure of ``trigger``."""
@@ -166,38 +202,43 @@ class BackwardInterface(UnidirectionalInterface):
         own = f"unlock={self.unlock}, mix={self._mix:g}, factor={self._factor:g}"
         return ", ".join(filter(None, (own, super().extra_repr())))
 
-    def _weights(self) -> tuple[Weight, Weight]:
+    def _ask(self, leaves: list[Tensor]) -> Prediction:
+        """The synthetic gradient of a trigger that it can be sent into."""
+        _checks.trigger(leaves, self.who)
+        return self._predict(leaves, leaves)
+
+    def _cut(self, leaves: list[Tensor], predicted: Prediction) -> tuple[Tensor, ...]:
+        """``leaves`` with a synthetic gradient sent up, now or with the loss."""
+        if self.unlock and not deferring():
+            self._send_upstream(leaves, predicted, self._factor)
+            fresh = [leaf.detach().requires_grad_() for leaf in leaves]
+            return self._intercept(fresh, predicted, None, 1.0)
         if torch.compiler.is_compiling():
             mix, factor = self._schedule.unbind()
-            return mix, factor
-        return self._mix, self._factor
+            return self._intercept(leaves, predicted, mix, factor)
+        return self._intercept(leaves, predicted, self._mix, self._factor)
 
-    def _cut(
-        self,
-        leaves: list[Tensor],
-        prediction: Tensor,
-        snapshot: Tensor | None,
-        mix: Weight | None,
-        factor: Weight,
+    def _intercept(
+        self, leaves: list[Tensor], predicted: Prediction, mix: Weight | None, factor: Weight
     ) -> tuple[Tensor, ...]:
-        return Cut.apply(prediction, snapshot, mix, factor, self, *leaves)  # type: ignore[no-untyped-call, no-any-return]
+        return Cut.apply(*predicted, mix, factor, self, *leaves)  # type: ignore[no-untyped-call, no-any-return]
 
-    def _send_upstream(
-        self, leaves: list[Tensor], prediction: Tensor, snapshot: Tensor | None, factor: float
-    ) -> None:
+    def _send_upstream(self, leaves: list[Tensor], predicted: Prediction, factor: float) -> None:
         """Backpropagate from the trigger, now or deferred; its graph is used up then."""
-        synthetic = self.objective.scaled(prediction, snapshot, leaves[0].dtype)
+        self._may_backpropagate()
+        synthetic = self.objective.scaled(*predicted, leaves[0].dtype)
         parts = _trees.split(weighted(synthetic, factor), leaves)
-        try:
-            backward_all(list(zip(leaves, parts, strict=True)))
-        except RuntimeError as error:
-            if "a second time" in str(error):
-                _checks.second_backward(self.who, error)
-            raise
+        backward_all(list(zip(leaves, parts, strict=True)), self.who)
         if not deferring():
             for leaf in leaves:
                 if leaf.grad_fn is not None:  # a leaf has no graph that could be used up
                     leaf.register_hook(partial(_refuse_second_backward, self.who))  # type: ignore[no-untyped-call]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BackwardInterface:
+        """Fill the schedule again: ``to_empty`` leaves garbage, ``half`` rounds."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._schedule = torch.tensor([self._mix, self._factor], device=self._schedule.device)
+        return self
 
 
 def _refuse_second_backward(who: str, gradient: Tensor) -> None:

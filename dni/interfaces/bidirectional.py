@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dni import _trees
+from dni._trees import Rebuild
 from dni.interfaces.backward import BackwardInterface
 from dni.interfaces.forward import ForwardInterface
+from dni.interfaces.unidirectional import Prediction
 
 
 class BidirectionalInterface(nn.Module):
@@ -30,7 +32,9 @@ class BidirectionalInterface(nn.Module):
     Args:
         forward_synthesizer: predicts the message from the trigger.
         backward_synthesizer: predicts its gradient from the message.
-        unlock, mix, factor: see :class:`BackwardInterface`; ``unlock`` holds for both.
+        unlock: see :class:`BackwardInterface`; it holds for both.
+        mix, factor: likewise, of the gradient that part A receives. Part B runs on a
+            synthetic input whatever ``mix`` is.
         normalize, nonfinite, name: see :class:`UnidirectionalInterface`.
 
     See Jaderberg et al. 2017, section 2.2.
@@ -73,15 +77,27 @@ class BidirectionalInterface(nn.Module):
         """The synthetic message for ``trigger``; a synthetic gradient goes into ``message``."""
         if not (self.training and torch.is_grad_enabled()):
             return message
-        real = self.backward_interface(message)
-        leaves, rebuild = _trees.flatten(real, self.forward_interface.who)
-        return rebuild(self.forward_interface._substitute(leaves, trigger))
+        leaves, rebuild, ahead, back = self._ask_both(message, trigger)
+        ahead = self.forward_interface._learn_early([leaf.detach() for leaf in leaves], ahead)
+        cut = self.backward_interface._cut(leaves, back)
+        return rebuild(self.forward_interface._substitute(list(cut), ahead))
 
     def send(self, message: Any, trigger: Any) -> None:
         """Part A's end: teach the message, and learn from a synthetic gradient."""
-        self.forward_interface.send(message, trigger)
-        self.backward_interface.backward(message)
+        if self.training and torch.is_grad_enabled():
+            leaves, _, ahead, back = self._ask_both(message, trigger)
+            self.forward_interface._regress(leaves, ahead)
+            self.backward_interface._send_upstream(leaves, back, self.backward_interface.factor)
 
     def receive(self, trigger: Any) -> Any:
         """Part B's end: a synthetic message that intercepts its real gradient."""
         return self.backward_interface.make_trigger(self.forward_interface.receive(trigger))
+
+    def _ask_both(
+        self, message: Any, trigger: Any
+    ) -> tuple[list[Tensor], Rebuild, Prediction, Prediction]:
+        """Both predictions, checked before either is used."""
+        forward, backward = self.forward_interface, self.backward_interface
+        leaves, rebuild = _trees.flatten(message, backward.who)
+        known, _ = _trees.flatten(trigger, forward.who)
+        return leaves, rebuild, forward._predict(known, leaves), backward._ask(leaves)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dni import _trees
 from dni._autograd import Substitute
 from dni.contexts import deferring
-from dni.interfaces.unidirectional import UnidirectionalInterface
+from dni.interfaces.unidirectional import Prediction, UnidirectionalInterface
 
 
 class ForwardInterface(UnidirectionalInterface):
@@ -53,15 +53,18 @@ class ForwardInterface(UnidirectionalInterface):
         """The synthetic message for ``trigger``, having taught the real one."""
         if not self._learning:
             return message
-        leaves, rebuild = _trees.flatten(message, self.who)
-        return rebuild(self._substitute([leaf.detach() for leaf in leaves], trigger))
-
-    def _substitute(self, real: list[Tensor], trigger: Any) -> tuple[Tensor, ...]:
-        """Synthetic values; a gradient goes straight through to ``real``."""
+        real, rebuild = _trees.flatten(message, self.who)
         known, _ = _trees.flatten(trigger, self.who)
-        prediction, snapshot = self._predict(known, real)
-        if self.unlock and not deferring():
-            self._check_unlock()
-            self._regress(prediction, real, snapshot)
-            prediction = prediction.detach()
-        return Substitute.apply(prediction, snapshot, self, *real)  # type: ignore[no-untyped-call, no-any-return]
+        real = [leaf.detach() for leaf in real]
+        return rebuild(self._substitute(real, self._learn_early(real, self._predict(known, real))))
+
+    def _learn_early(self, real: list[Tensor], predicted: Prediction) -> Prediction:
+        """In the early form teach ``real`` now; what is left to teach with the loss."""
+        if not self.unlock or deferring():
+            return predicted
+        self._regress(real, predicted)
+        return predicted._replace(output=predicted.output.detach())
+
+    def _substitute(self, real: list[Tensor], predicted: Prediction) -> tuple[Tensor, ...]:
+        """Synthetic values; a gradient goes straight through to ``real``."""
+        return Substitute.apply(*predicted, self, *real)  # type: ignore[no-untyped-call, no-any-return]

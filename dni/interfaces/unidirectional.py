@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dni import _checks, _trees
 from dni._objective import Objective
-from dni.contexts import backward_all, current_context
+from dni.contexts import backward_all, current_context, deferring
+
+
+class Prediction(NamedTuple):
+    """What a synthesizer said of one trigger."""
+
+    output: Tensor
+    """The synthetic message, in units of its scale."""
+    snapshot: Tensor | None
+    """The scale as it was then (:mod:`dni._objective`)."""
 
 
 class UnidirectionalInterface(nn.Module):
@@ -24,14 +33,14 @@ class UnidirectionalInterface(nn.Module):
             tensor of the message's shape. Of a message of several tensors it sees, and
             returns, them joined along the last dimension.
         normalize: regress the message divided by its running root mean square, and
-            scale predictions back (:mod:`dni._objective`). An interface whose
-            synthesizer has no parameters that require grad never learns a scale, and
-            sends its output as it is.
+            scale predictions back (:mod:`dni._objective`). Under a frozen synthesizer the
+            scale stays what it is: 1, if it never learnt. Weights that were saved without
+            a scale, by an older library say, load into ``normalize=False``.
         nonfinite: what to do with a real message that holds NaN or Inf: ``"raise"`` an
             error that names the interface, or ``"skip"`` it. Either way the synthesizer
-            does not learn from it. The check reads one number per message, for which
-            the host waits on an accelerator. A compiled region neither waits nor raises:
-            it skips.
+            does not learn from it; what ``mix`` sends upstream is what came. The check
+            reads one number per message, for which the host waits on an accelerator. A
+            compiled region neither waits nor raises: it skips.
         name: how errors call this interface.
 
     Shapes:
@@ -80,14 +89,18 @@ class UnidirectionalInterface(nn.Module):
         if self._learning:
             real, _ = _trees.flatten(message, self.who)
             known, _ = _trees.flatten(trigger, self.who)
-            prediction, snapshot = self._predict(known, real)
-            self._regress(prediction, real, snapshot)
+            self._regress(real, self._predict(known, real))
 
     def receive(self, trigger: Any) -> Any:
-        r"""The synthetic message for ``trigger``: plain data, part of no graph."""
+        r"""The synthetic message for ``trigger``: plain data, part of no graph.
+
+        One tensor, as the synthesizer makes it: only a :class:`BackwardInterface`, whose
+        message has the structure of its trigger, knows how to split it.
+        """
         known, _ = _trees.flatten(trigger, self.who)
         with torch.no_grad():
-            return self.objective.scaled(*self._predict(known, None))
+            predicted = self._predict(known, None)
+            return self.objective.scaled(predicted.output, predicted.snapshot)
 
     def extra_repr(self) -> str:
         """What ``print(interface)`` says beside the synthesizer."""
@@ -97,28 +110,38 @@ class UnidirectionalInterface(nn.Module):
     def _learning(self) -> bool:
         return self.training and torch.is_grad_enabled()
 
-    def _predict(
-        self, trigger: list[Tensor], like: list[Tensor] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The synthesizer's output, checked against the message, and the scale to use."""
+    def _predict(self, trigger: list[Tensor], like: list[Tensor] | None) -> Prediction:
+        """Ask the synthesizer, and check its answer against the real message ``like``."""
         joined = _trees.join([tensor.detach() for tensor in trigger], self.who)
-        prediction = self.synthesizer(joined, current_context())
-        _checks.is_tensor(prediction, self.synthesizer, self.who)
+        if like is not None:
+            _checks.floating(like, self.who)
+        version = _version(joined)
+        try:
+            output = self.synthesizer(joined, current_context())
+        except RuntimeError as error:
+            _checks.misplaced(self.synthesizer, joined, self.who, error)
+            raise
+        _checks.unchanged(version, _version(joined), self.synthesizer, self.who)
+        _checks.is_tensor(output, self.synthesizer, self.who)
         if like is not None:
             expected = joined if like is trigger else _trees.join(like, self.who)
-            _checks.prediction(prediction, expected, self.who)
-        return prediction, self.objective.snapshot()
+            _checks.prediction(output, expected, self.who)
+        return Prediction(output, self.objective.snapshot(output.requires_grad))
 
-    def _regress(self, prediction: Tensor, real: list[Tensor], snapshot: Tensor | None) -> None:
+    def _regress(self, real: list[Tensor], predicted: Prediction) -> None:
         """One backward pass into the synthesizer, now or deferred."""
-        if prediction.requires_grad:
-            message = _trees.join(real, self.who)
-            gradient = self.objective.gradient(prediction, message, snapshot, self.who)
-            if gradient is not None:
-                backward_all([(prediction, gradient)])
+        self._may_backpropagate()
+        output, snapshot = predicted
+        learning = output.requires_grad
+        message = _trees.join(real, self.who)
+        gradient = self.objective.gradient(output, message, snapshot, learning, self.who)
+        if gradient is not None:
+            backward_all([(output, gradient)], self.who)
 
-    def _check_unlock(self) -> None:
-        """``unlock=True`` runs a backward pass of its own: not everywhere possible."""
+    def _may_backpropagate(self) -> None:
+        """Refuse a backward pass during the forward pass where it goes wrong."""
+        if deferring():
+            return
         if torch.compiler.is_compiling():
             # Left to the interpreter: an exception *inside* a traced region makes the
             # compiler fall back to eager mode in silence. With fullgraph=True nothing is
@@ -126,6 +149,12 @@ class UnidirectionalInterface(nn.Module):
             refuse = _checks.refuse_compiled_unlock
             torch.compiler.disable(refuse, reason="pass unlock=False")(self.who)  # type: ignore[no-untyped-call]
         _checks.not_distributed(_inside_ddp(), self.who)
+
+
+def _version(tensor: Tensor) -> int:
+    """Grows with each in-place operation, where that is counted."""
+    uncounted = torch.compiler.is_compiling() or tensor.is_inference()
+    return 0 if uncounted else tensor._version
 
 
 def _inside_ddp() -> bool:

@@ -6,7 +6,6 @@ Each row is the mean over three seeds.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import matplotlib
@@ -29,24 +28,28 @@ COLORS = {"backprop": "#3a8f3a", "DNI": "#8a8fd8", "cDNI": "#1f3fbf"}
 
 def main() -> None:
     """Train each arm with each seed; print the table, write the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = training.options(__doc__.splitlines()[0])
+    parser.set_defaults(steps=600, batch=128)
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from --seed on")
     parser.add_argument("--picture", type=Path, default=Path("results/demo.png"))
-    arguments = parser.parse_args()
+    arguments = training.parse(parser)
 
     torch.set_num_threads(1)  # matrices this small gain little from two, and lose on a busy machine
-    data = load("digits")
-    outcomes: dict[str, list[training.Outcome]] = {}
+    data = load(arguments.data).to(arguments.device)
+    rates = (arguments.lr, training.FASTER * arguments.lr)
+    outcomes: dict[str, list[training.Outcome]] = {arm: [] for arm in ARMS}
     for arm, form in ARMS.items():
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.seed, arguments.seed + arguments.seeds):
             torch.manual_seed(seed)
-            model = Network(data.train_x[0].numel(), **form)
+            model = Network(data.train_x[0].numel(), **form).to(arguments.device)
             title = f"{arm:8s} seed {seed}"
-            outcome = training.train(model, data, arguments.steps, 128, 1e-3, seed, title)
-            outcomes.setdefault(arm, []).append(outcome)
+            outcomes[arm].append(
+                training.train(model, data, arguments.steps, arguments.batch, rates, seed, title)
+            )
 
     print_table(outcomes)
+    if arguments.json:
+        training.write_json(arguments.json, arguments, outcomes)
     draw(outcomes, arguments.picture)
     print(arguments.picture)
 

@@ -29,6 +29,7 @@ class Network(nn.Module):
         decoupled: bool = True,
         context: bool = False,
         unlock: bool = True,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         self.context = context
@@ -40,7 +41,7 @@ class Network(nn.Module):
             for i, o in pairwise(channels)
         )
         self.interfaces = nn.ModuleList(
-            dni.BackwardInterface(synthesizer(context), unlock=unlock)
+            dni.BackwardInterface(synthesizer(context), unlock=unlock, normalize=normalize)
             for _ in range(layers if decoupled else 0)
         )
         self.output = nn.Linear(CHANNELS * (side // 2**layers) ** 2, CLASSES)
@@ -65,18 +66,14 @@ def synthesizer(context: bool) -> dni.ConvSynthesizer:
 def main() -> None:
     """Train with the options of the command line."""
     parser = training.options("MNIST, convolutional, decoupled after every layer")
-    parser.add_argument("--layers", type=int, default=2, help="convolutional layers")
+    parser.add_argument(
+        "--layers", type=int, default=2, choices=(1, 2, 3), help="convolutional layers"
+    )
     training.interface_options(parser)
     arguments = training.parse(parser)
 
-    def build(data: Images) -> nn.Module:
-        return Network(
-            data.train_x.shape[-1],
-            arguments.layers,
-            decoupled=arguments.dni,
-            context=arguments.context,
-            unlock=arguments.unlock,
-        )
+    def build(data: Images, form: training.Form) -> nn.Module:
+        return Network(data.train_x.shape[-1], arguments.layers, **form)
 
     training.run(arguments, build)
 

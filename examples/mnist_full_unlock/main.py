@@ -21,7 +21,13 @@ class Network(nn.Module):
     """Part A and part B, two layers each, with or without an interface between them."""
 
     def __init__(
-        self, inputs: int, *, decoupled: bool = True, context: bool = False, unlock: bool = True
+        self,
+        inputs: int,
+        *,
+        decoupled: bool = True,
+        context: bool = False,
+        unlock: bool = True,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         self.context = context
@@ -35,6 +41,7 @@ class Network(nn.Module):
                 ),
                 dni.BasicSynthesizer(WIDTH, 1, 2 * WIDTH, context_classes=classes),
                 unlock=unlock,
+                normalize=normalize,
             )
         self.part_b = nn.Sequential(layer(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES))
 
@@ -59,13 +66,8 @@ def main() -> None:
     training.interface_options(parser)
     arguments = training.parse(parser)
 
-    def build(data: Images) -> nn.Module:
-        return Network(
-            data.train_x[0].numel(),
-            decoupled=arguments.dni,
-            context=arguments.context,
-            unlock=arguments.unlock,
-        )
+    def build(data: Images, form: training.Form) -> nn.Module:
+        return Network(data.train_x[0].numel(), **form)
 
     training.run(arguments, build)
 

@@ -29,6 +29,7 @@ class Network(nn.Module):
         decoupled: bool = True,
         context: bool = False,
         unlock: bool = True,
+        normalize: bool = True,
         hidden: int = 1024,
     ) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class Network(nn.Module):
             for i, o in pairwise(widths)
         )
         self.interfaces = nn.ModuleList(
-            dni.BackwardInterface(synthesizer(hidden, context), unlock=unlock)
+            dni.BackwardInterface(synthesizer(hidden, context), unlock=unlock, normalize=normalize)
             for _ in range(layers if decoupled else 0)
         )
         self.output = nn.Linear(WIDTH, CLASSES)
@@ -65,20 +66,14 @@ def synthesizer(hidden: int, context: bool) -> dni.BasicSynthesizer:
 def main() -> None:
     """Train with the options of the command line."""
     parser = training.options("MNIST, fully connected, decoupled after every hidden layer")
-    parser.add_argument("--layers", type=int, default=3, help="hidden layers")
+    parser.add_argument("--layers", type=int, default=3, choices=range(1, 7), help="hidden layers")
     parser.add_argument("--hidden", type=int, default=1024, help="width of the synthesizers")
     training.interface_options(parser)
     arguments = training.parse(parser)
 
-    def build(data: Images) -> nn.Module:
-        return Network(
-            data.train_x[0].numel(),
-            arguments.layers,
-            decoupled=arguments.dni,
-            context=arguments.context,
-            unlock=arguments.unlock,
-            hidden=arguments.hidden,
-        )
+    def build(data: Images, form: training.Form) -> nn.Module:
+        inputs = data.train_x[0].numel()
+        return Network(inputs, arguments.layers, hidden=arguments.hidden, **form)
 
     training.run(arguments, build)
 
