@@ -1,9 +1,10 @@
 """Code blocks of older documents, run as they were printed.
 
 A document leaves things open: ``# ...`` where a network's own layers go, data, names that
-are the reader's. A block is kept here as it was printed, line by line, and every open
-place is filled by a line that the test gives, in order. Nothing else is touched; where a
-document has a plain misprint, the test says so and names the line that replaces it.
+are the reader's. A block's code is kept here as it was printed, line by line, without its
+explanatory comments, and every open place is filled by a line that the test gives, in
+order. Nothing else is touched; where a document has a plain misprint, the test says so and
+names the line that replaces it.
 """
 
 from __future__ import annotations
