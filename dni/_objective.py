@@ -119,12 +119,12 @@ class Objective(nn.Module):
         return _scale(snapshot + added)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Objective:
-        """``.half()`` and the like do not narrow the buffers: a mean square of 1e-10 would be 0."""
+        """``.half()`` and the like leave the buffers wide: a mean square of 1e-10 would be 0."""
         before = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in before.items():
             new = self._buffers[name]
-            if old is not None and new is not None and new.dtype.itemsize < old.dtype.itemsize:
+            if old is not None and new is not None and torch.finfo(new.dtype).bits < 32:
                 self._buffers[name] = old.to(new.device)
         return self
 

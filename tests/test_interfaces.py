@@ -382,6 +382,31 @@ def test_checkpointing_the_connected_form_changes_nothing(reentrant):
         torch.testing.assert_close(gradient, found[1][name], rtol=1e-12, atol=0)
 
 
+def test_a_scaled_loss_trains_alike_if_the_scaler_leaves_the_synthesizers_alone():
+    weights = []
+    for scale in (1.0, 2.0**16):
+        torch.manual_seed(1)
+        model = Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=False))
+        for cut in model.cuts:
+            nn.init.zeros_(cut.synthesizer.layers[-1].weight)
+            nn.init.zeros_(cut.synthesizer.layers[-1].bias)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        base = torch.optim.SGD(dni.base_parameters(model), 0.1)
+        own = torch.optim.SGD(dni.synthesizer_parameters(model), 0.1)
+        for _ in range(10):
+            x, y = batch()
+            base.zero_grad()
+            own.zero_grad()
+            scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
+            scaler.step(base)
+            own.step()
+            scaler.update()
+        weights.append(
+            torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+        )
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+
+
 def test_a_functional_transform_sees_the_same_gradient():
     model = Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=False, normalize=False))
     x, y = batch()

@@ -44,8 +44,8 @@ class BackwardInterface(UnidirectionalInterface):
     gradients:
 
     * ``unlock=True``: :math:`s` is backpropagated from ``h`` during the forward pass,
-      so that A's gradients exist before B runs. What comes back is a fresh leaf with the
-      values of ``h``.
+      so that A's gradients exist before B runs. What comes back has the values of
+      ``h`` and none of its history: it starts at a fresh leaf.
     * ``unlock=False``: one connected graph. Forward is the identity; in the loss's
       backward pass the cut sends :math:`s` upstream in place of :math:`g`. This is the
       form for ``torch.compile``, DDP, checkpointing, skip connections around the cut,

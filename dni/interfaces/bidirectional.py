@@ -33,8 +33,9 @@ class BidirectionalInterface(nn.Module):
         forward_synthesizer: predicts the message from the trigger.
         backward_synthesizer: predicts its gradient from the message.
         unlock: see :class:`BackwardInterface`; it holds for both.
-        mix, factor: likewise, of the gradient that part A receives. Part B runs on a
-            synthetic input whatever ``mix`` is.
+        mix, factor: likewise, of the gradient that part A receives; afterwards they are
+            attributes of ``backward_interface``. Part B runs on a synthetic input whatever
+            ``mix`` is.
         normalize, nonfinite, name: see :class:`UnidirectionalInterface`.
 
     See Jaderberg et al. 2017, section 2.2.
