@@ -36,9 +36,7 @@ class Network(nn.Module):
         if decoupled:
             classes = CLASSES if context else None
             self.interface = dni.BidirectionalInterface(
-                dni.BasicSynthesizer(
-                    WIDTH, 1, 2 * WIDTH, trigger_dim=inputs, context_classes=classes
-                ),
+                LabelBlind(WIDTH, 1, 2 * WIDTH, trigger_dim=inputs),
                 dni.BasicSynthesizer(WIDTH, 1, 2 * WIDTH, context_classes=classes),
                 unlock=unlock,
                 normalize=normalize,
@@ -55,6 +53,14 @@ class Network(nn.Module):
         return self.part_b(h)
 
 
+class LabelBlind(dni.BasicSynthesizer):
+    """Predicts part B's input without the label, which B would learn to read there."""
+
+    def forward(self, trigger: Tensor, context: Tensor | None = None) -> Tensor:
+        """The synthetic input; a context is not looked at."""
+        return super().forward(trigger, None)
+
+
 def layer(inputs: int, outputs: int) -> nn.Sequential:
     """Linear, batch norm, ReLU."""
     return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU())
@@ -64,6 +70,7 @@ def main() -> None:
     """Train with the options of the command line."""
     parser = training.options("MNIST, two parts that train without waiting for each other")
     training.interface_options(parser)
+    parser.set_defaults(lr=1e-3, synthesizer_lr=1e-3)
     arguments = training.parse(parser)
 
     def build(data: Images, form: training.Form) -> nn.Module:
