@@ -13,8 +13,8 @@ Claim: an interface costs what its arithmetic costs. Five arms train the same ne
 Arms take turns, ten steps each, so that a noisy neighbour disturbs all alike and caches
 are as warm as in training. A time is the median step of a turn; a ratio is the median over
 turns of (this arm's time / that arm's time in the same turn). Every arm starts from the
-same weights and sees the same batch; where they stand at the end shows that they did the
-same work ("loss").
+same weights and sees the same batch; the loss that they end at shows that they did the
+same work, but for what rounding drives apart in a few hundred steps.
 """
 
 from __future__ import annotations
@@ -173,7 +173,8 @@ def _ratio(mine: list[float], other: list[float]) -> float:
 
 def peak_memory(step: Step) -> float:
     """MiB that a step holds at its worst beyond what it found, from the allocator's log."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
+    activities = [ProfilerActivity.CPU]
+    with profile(activities=activities, profile_memory=True, acc_events=True) as log:
         step()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
