@@ -20,6 +20,7 @@ same work, but for what rounding drives apart in a few hundred steps.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import statistics
@@ -38,7 +39,6 @@ from dni._objective import PRIOR, RATE
 from examples.training import environment
 
 CLASSES = 10
-Step = Callable[[], Tensor]
 
 
 class Net(nn.Module):
@@ -98,8 +98,52 @@ def interface(unlock: bool) -> Callable[[int], nn.Module]:
     return lambda width: dni.BackwardInterface(dni.BasicSynthesizer(width), unlock=unlock)
 
 
-def arms(width: int, cuts: int, batch: int, compiled: bool) -> dict[str, Step]:
-    """A function per arm that makes one training step and returns its loss."""
+class Arm:
+    """One way to train: a network, its optimiser, one batch."""
+
+    def __init__(
+        self, width: int, cuts: int, batch: int, cut: Callable[[int], nn.Module], compiled: bool
+    ) -> None:
+        # Synthesizers of different make draw different random numbers; but all start at 0.
+        self.net = net = Net(width, cuts, cut)
+        self.optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
+        x = torch.randn(batch, width, generator=torch.Generator().manual_seed(0))
+        y = x[:, :CLASSES].argmax(1)
+
+        def loss() -> Tensor:
+            return F.cross_entropy(net(x), y)
+
+        self.loss = torch.compile(loss, fullgraph=True) if compiled else loss
+
+    def step(self) -> Tensor:
+        """One training step."""
+        self.optimizer.zero_grad()
+        loss = self.loss()
+        loss.backward()
+        for cut in self.net.cuts:
+            if isinstance(cut, ByHand):
+                cut.learn()
+        self.optimizer.step()
+        return loss.detach()
+
+    def peak_memory(self) -> float:
+        """MiB that a step adds at its worst, gradients and all: from the allocator's log."""
+        self.optimizer.zero_grad()
+        gc.collect()  # what is there already must not be freed within the step
+        activities = [ProfilerActivity.CPU]
+        with profile(activities=activities, profile_memory=True, acc_events=True) as log:
+            self.step()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace.json"
+            log.export_chrome_trace(str(path))
+            events = json.loads(path.read_text())["traceEvents"]
+        allocations = [event for event in events if event["name"] == "[memory]"]
+        sizes = (event["args"]["Bytes"] for event in sorted(allocations, key=lambda e: e["ts"]))
+        return max(itertools.accumulate(sizes)) / 2**20
+
+
+def arms(width: int, cuts: int, batch: int, compiled: bool) -> dict[str, Arm]:
+    """The five ways, by name."""
     forms: dict[str, Callable[[int], nn.Module]] = {
         "backprop": lambda _: nn.Identity(),
         "by hand": ByHand,
@@ -109,49 +153,24 @@ def arms(width: int, cuts: int, batch: int, compiled: bool) -> dict[str, Step]:
     if compiled:
         forms["compiled"] = interface(False)
     return {
-        name: _arm(Net(width, cuts, cut), batch, compile_it=name == "compiled")
+        name: Arm(width, cuts, batch, cut, compiled=name == "compiled")
         for name, cut in forms.items()
     }
 
 
-def _arm(net: Net, batch: int, compile_it: bool) -> Step:
-    # The modules made for synthesizers differ in the random numbers they draw; all start at 0.
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
-    width = net.output.in_features
-    x = torch.randn(batch, width, generator=torch.Generator().manual_seed(0))
-    y = x[:, :CLASSES].argmax(1)
-
-    def compute_loss() -> Tensor:
-        return F.cross_entropy(net(x), y)
-
-    loss_of = torch.compile(compute_loss, fullgraph=True) if compile_it else compute_loss
-
-    def step() -> Tensor:
-        optimizer.zero_grad()
-        loss = loss_of()
-        loss.backward()
-        for cut in net.cuts:
-            if isinstance(cut, ByHand):
-                cut.learn()
-        optimizer.step()
-        return loss.detach()
-
-    return step
-
-
-def measure(steps: dict[str, Step], turns: int) -> dict[str, dict[str, float]]:
+def measure(arms: dict[str, Arm], turns: int) -> dict[str, dict[str, float]]:
     """Times of all arms, taken in turns, their memory and their last loss."""
-    for step in steps.values():
+    for arm in arms.values():
         for _ in range(5):
-            step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
+            arm.step()
+    times: dict[str, list[float]] = {name: [] for name in arms}
     losses: dict[str, float] = {}
     for _ in range(turns):
-        for name, step in steps.items():
+        for name, arm in arms.items():
             taken = []
             for _ in range(10):
                 start = time.perf_counter()
-                loss = step()
+                loss = arm.step()
                 taken.append(1000 * (time.perf_counter() - start))
             times[name].append(statistics.median(taken))
             losses[name] = float(loss)
@@ -160,29 +179,15 @@ def measure(steps: dict[str, Step], turns: int) -> dict[str, dict[str, float]]:
             "ms": statistics.median(times[name]),
             "of by hand": _ratio(times[name], times["by hand"]),
             "of eager": _ratio(times[name], times["unlock=False"]),
-            "peak MiB": peak_memory(step),
+            "peak MiB": arm.peak_memory(),
             "loss": losses[name],
         }
-        for name, step in steps.items()
+        for name, arm in arms.items()
     }
 
 
 def _ratio(mine: list[float], other: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(mine, other, strict=True))
-
-
-def peak_memory(step: Step) -> float:
-    """MiB that a step holds at its worst beyond what it found, from the allocator's log."""
-    activities = [ProfilerActivity.CPU]
-    with profile(activities=activities, profile_memory=True, acc_events=True) as log:
-        step()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        log.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
-    allocations = [event for event in events if event["name"] == "[memory]"]
-    sizes = (event["args"]["Bytes"] for event in sorted(allocations, key=lambda e: e["ts"]))
-    return max(itertools.accumulate(sizes)) / 2**20
 
 
 def main() -> None:
@@ -203,9 +208,9 @@ def main() -> None:
     print(f"{'ms':>9s} {'of by hand':>11s} {'of eager':>9s} {'peak MiB':>9s} {'loss':>8s}")
     for width in arguments.widths:
         for cuts in arguments.cuts:
-            steps = arms(width, cuts, arguments.batch, not arguments.no_compile)
+            ways = arms(width, cuts, arguments.batch, not arguments.no_compile)
             turns = max(5, arguments.turns * 256 // max(256, width))
-            for name, result in measure(steps, turns).items():
+            for name, result in measure(ways, turns).items():
                 rows.append({"width": width, "cuts": cuts, "arm": name, **result})
                 print(
                     f"{width:5d} {cuts:4d} {name:14s}{result['ms']:9.2f} "
