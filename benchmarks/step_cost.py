@@ -74,7 +74,6 @@ class ByHand(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """1. Predict, send, and go on from a fresh leaf."""
         self.prediction = self.synthesizer(h.detach())
-        self.moments *= (PRIOR / self.moments[1]).clamp_min(1 - RATE)
         self.found = self.moments.clone()
         h.backward(self.prediction.detach() * (self.found[0] / self.found[1]).sqrt())
         self.leaf = h.detach().requires_grad_()
@@ -86,9 +85,9 @@ class ByHand(nn.Module):
         mean_square = real.square().mean()
         if not torch.isfinite(mean_square):
             raise FloatingPointError
-        added = RATE * torch.stack((mean_square, torch.ones_like(mean_square)))
-        self.moments += added
-        square, weight = self.found + added
+        new = torch.stack((mean_square, torch.ones_like(mean_square)))
+        self.moments += RATE * (new - self.found)
+        square, weight = torch.lerp(self.found, new, RATE)
         F.mse_loss(self.prediction, real / (square / weight).sqrt()).backward()
         del self.prediction, self.leaf
 

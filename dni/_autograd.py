@@ -91,7 +91,10 @@ class Cut(torch.autograd.Function):
 
 
 class Substitute(torch.autograd.Function):
-    """The synthetic message in place of ``leaves``; backward, see the second drawing."""
+    """The synthetic message in place of ``leaves``; backward, see the second drawing.
+
+    With ``taught``, step 2 has happened already, during the forward pass.
+    """
 
     generate_vmap_rule = True
 
@@ -99,6 +102,7 @@ class Substitute(torch.autograd.Function):
     def forward(
         prediction: Tensor,
         snapshot: Tensor | None,
+        taught: bool,
         interface: UnidirectionalInterface,
         *leaves: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -107,16 +111,18 @@ class Substitute(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        prediction, snapshot, ctx.interface, *leaves = inputs
+        prediction, snapshot, ctx.taught, ctx.interface, *leaves = inputs
         ctx.save_for_backward(prediction, snapshot, *leaves)
 
     @staticmethod
     def backward(ctx: Any, *real: Tensor) -> tuple[Tensor | None, ...]:
         prediction, snapshot, *leaves = ctx.saved_tensors
         objective, who = ctx.interface.objective, ctx.interface.who
-        message = _trees.join(leaves, who)
-        learnt = objective.gradient(prediction, message, snapshot, ctx.needs_input_grad[0], who)
-        return (learnt, None, None, *real)
+        learnt = None
+        if not ctx.taught:
+            message = _trees.join(leaves, who)
+            learnt = objective.gradient(prediction, message, snapshot, ctx.needs_input_grad[0], who)
+        return (learnt, None, None, None, *real)
 
 
 def _remember_signature(function: Any) -> None:

@@ -106,6 +106,9 @@ def is_tensor(output: Any, synthesizer: nn.Module, who: str) -> None:
 
 def misplaced(synthesizer: nn.Module, trigger: Tensor, who: str, cause: Exception) -> None:
     """Explain an error inside a synthesizer that was built for other tensors."""
+    fits_anything = torch.is_autocast_enabled(trigger.device.type)
+    if type(cause) is not RuntimeError or fits_anything or not trigger.is_floating_point():
+        return
     for parameter in synthesizer.parameters():
         for kind, have, want in (
             ("device", parameter.device, trigger.device),

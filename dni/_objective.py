@@ -18,18 +18,19 @@ The mean runs over *all* elements, so that no layout (batch first, layers first)
 
 One step needs :math:`r` twice: to send :math:`s`, and later to learn from :math:`m`. Both
 use the value that the forward pass found (``snapshot``), the second with :math:`m` in it, so
-that a sudden jump of the messages cannot make a target larger than ten. The running sums
-decay in the forward pass, and every message *adds* to them when it arrives. Sums commute:
-the order in which the messages of one step come back, which differs between
-``unlock=True`` and ``unlock=False``, does not matter. (Where one cut is used three times or
-more in a forward pass, the early form has the first uses' messages before the last use
-takes its snapshot, and so a newer scale.)
+that a sudden jump of the messages cannot make the root mean square of a target larger than
+ten. A message that arrives adds its correction *to that value*. Sums commute: the order in
+which the messages of one step come back, which differs between ``unlock=True`` and
+``unlock=False``, does not matter. (Where one cut is used again in a forward pass after its
+first message came back, which the early form can bring about from the third use on, the
+later use finds a newer scale.)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,17 +39,19 @@ from dni import _checks
 
 RATE = 0.01  # of the running mean: a memory of about a hundred messages
 PRIOR = 1e-30  # the weight of the scale 1, which holds until the first message comes
+MANY = 50  # messages in one step, from which on the mean moves one by one
+CYCLE = 2**20  # where the count of messages starts again: float32 counts no further than 2**24
 
 
 class Objective(nn.Module):
     """The regression of one interface, with its scale.
 
     Buffers:
-        moments: ``(sum of mean squares, sum of weights)`` of the messages, both decaying;
-            their ratio is the running mean square, free of the bias of a start at zero.
-            At least float32. Absent without ``normalize``.
+        moments: ``(mean square, weight, count)`` of the messages: two running means, whose
+            ratio is free of the bias of a start at zero, and how many came. At least
+            float32. Absent without ``normalize``.
         record: sums over measured messages, ``(count, loss, cosine, norm ratio)``; only
-            while a :class:`dni.diagnostics.Monitor` looks on, and never saved.
+            while a :class:`dni.diagnostics.Monitor` looks on; neither saved nor copied.
     """
 
     moments: Tensor | None
@@ -57,16 +60,13 @@ class Objective(nn.Module):
     def __init__(self, normalize: bool, nonfinite: str) -> None:
         super().__init__()
         self.nonfinite = nonfinite
-        self.register_buffer("moments", torch.full((2,), PRIOR) if normalize else None)
+        start = torch.tensor([PRIOR, PRIOR, 0.0], dtype=torch.float32)
+        self.register_buffer("moments", start if normalize else None)
         self.register_buffer("record", None, persistent=False)
 
-    def snapshot(self, learning: bool) -> Tensor | None:
-        """The moments of one step, for :meth:`scaled` and :meth:`gradient`."""
-        if self.moments is None:
-            return None
-        if learning:  # decay, but never below the prior's weight: the ratio must survive
-            self.moments.mul_((PRIOR / self.moments[1]).clamp_min(1 - RATE))
-        return self.moments.clone()
+    def snapshot(self) -> Tensor | None:
+        """The moments as they stand, for :meth:`scaled` and :meth:`gradient` of one step."""
+        return None if self.moments is None else self.moments.clone()
 
     def scaled(
         self, prediction: Tensor, snapshot: Tensor | None, dtype: torch.dtype | None = None
@@ -89,11 +89,11 @@ class Objective(nn.Module):
         if not learning and self.record is None:
             return None
         if message.numel() == 0:  # an empty batch: nothing to learn, nothing to measure
-            return torch.zeros_like(prediction)
+            return torch.zeros_like(prediction) if learning else None
         u, m = _wide(prediction), _wide(message)
         mean_square = torch.linalg.vector_norm(m).square() / m.numel()
         compiling = torch.compiler.is_compiling()
-        if not compiling and not math.isfinite(mean_square):
+        if learning and not compiling and not math.isfinite(mean_square):
             _checks.nonfinite_message(message, self.nonfinite, who)
             return None
         target = m
@@ -110,13 +110,23 @@ class Objective(nn.Module):
         return gradient.to(prediction.dtype)
 
     def _observe(self, mean_square: Tensor, snapshot: Tensor) -> Tensor:
-        """Add a message to the moments; the scale of ``snapshot`` with this message in it."""
+        """Add a message to the moments; the scale of ``snapshot`` with this message in it.
+
+        A hundred corrections of one snapshot would add up to more than the whole: from
+        ``MANY`` messages in a step on, each corrects what the ones before it left.
+        """
         assert self.moments is not None
-        added = RATE * torch.stack((mean_square, torch.ones_like(mean_square))).to(snapshot.dtype)
+        one = torch.ones_like(mean_square)
+        new = torch.stack((mean_square, one, one)).to(snapshot.dtype)
+        since = (self.moments[2] - snapshot[2]).remainder(CYCLE)
+        change = RATE * (new - torch.where(since < MANY, snapshot, self.moments))
+        updated = snapshot + RATE * (new - snapshot)
+        change[2] = 1.0
         if torch.compiler.is_compiling():
-            added = torch.where(torch.isfinite(mean_square), added, 0.0)
-        self.moments.add_(added)
-        return _scale(snapshot + added)
+            change = torch.where(torch.isfinite(mean_square), change, 0.0)
+        self.moments.add_(change)
+        self.moments[2].remainder_(CYCLE)
+        return _scale(updated)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Objective:
         """``.half()`` and the like leave the buffers wide: a mean square of 1e-10 would be 0."""
@@ -128,10 +138,14 @@ class Objective(nn.Module):
                 self._buffers[name] = old.to(new.device)
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are not measured: a monitor knows only the original."""
+        return self.__dict__ | {"_buffers": self._buffers | {"record": None}}
+
 
 def _scale(moments: Tensor) -> Tensor:
     """``r``, never 0: a cut under a synthesizer that has just started receives zeros."""
-    square, weight = moments.unbind()
+    square, weight, _ = moments.unbind()
     return (square / weight).sqrt().clamp_min(torch.finfo(moments.dtype).tiny)
 
 

@@ -8,6 +8,7 @@ is copied to the host until somebody reads, and without a monitor nothing is com
 
 from __future__ import annotations
 
+import itertools
 from types import TracebackType
 from typing import NamedTuple
 
@@ -64,14 +65,16 @@ class Monitor:
         self._objectives = {name: module.objective for name, module in interfaces.items()}
         _checks.monitored_once(any(one.record is not None for one in self._objectives.values()))
         for name, objective in self._objectives.items():
-            parameter = next(interfaces[name].parameters(), torch.empty(0))
-            objective.record = torch.zeros(4, device=parameter.device)
+            like = next(itertools.chain(objective.buffers(), interfaces[name].parameters()), None)
+            device = None if like is None else like.device
+            objective.record = torch.zeros(4, dtype=torch.float32, device=device)
+        self._open = True
 
     def read(self) -> dict[str, Measurement]:
         """The means since the last call, by the interface's name."""
+        _checks.monitor_open(self._open)
         measured = {}
         for name, objective in self._objectives.items():
-            _checks.monitor_open(objective.record is not None)
             assert objective.record is not None
             count, *sums = objective.record.tolist()
             objective.record.zero_()
@@ -81,8 +84,10 @@ class Monitor:
 
     def close(self) -> None:
         """Stop measuring."""
-        for objective in self._objectives.values():
-            objective.record = None
+        if self._open:
+            for objective in self._objectives.values():
+                objective.record = None
+        self._open = False
 
     def __enter__(self) -> Monitor:
         return self

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni
-from tests.cases import CLASSES, WIDTH, Chain, batch, compiles, gradients, synthesizer
+from tests.cases import CLASSES, WIDTH, Chain, UsedTwice, batch, compiles, gradients, synthesizer
 
 pytestmark = compiles
 
@@ -66,6 +66,49 @@ def test_compiled_steps_are_the_eager_ones_and_new_weights_cost_no_graph(backend
     assert len(graphs) == 1
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, eager.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_cut_may_be_called_twice_before_one_backward_pass_and_mix_may_change_between():
+    found = []
+    for compiles_it in (False, True):
+        torch.manual_seed(1)
+        cut = dni.BackwardInterface(synthesizer(), unlock=False, mix=1.0)
+        call = torch.compile(cut, fullgraph=True, backend="aot_eager") if compiles_it else cut
+        h = torch.ones(2, WIDTH, requires_grad=True)
+        output = call(h).sum() + call(2 * h).square().sum()
+        cut.mix = 0.5
+        output.backward()
+        found.append([h.grad, cut.objective.moments, *gradients(cut).values()])
+    assert torch.equal(found[0][0], found[1][0])
+    # The graph of the first call reads the scale again, with the second call's message in it.
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.03, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cut_used_twice_in_one_graph_learns_what_it_learns_in_eager_mode(backend):
+    found = []
+    for function in (loss_of_pair, compiled_pair(backend)):
+        torch.manual_seed(1)
+        model = UsedTwice(lambda: dni.BackwardInterface(synthesizer(), unlock=False)).double()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(5):
+            x, y = batch()
+            optimizer.zero_grad()
+            function(model, x.double(), y).backward()
+            optimizer.step()
+        found.append(
+            torch.cat([tensor.detach().flatten() for tensor in model.state_dict().values()])
+        )
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
+def loss_of_pair(model, x, y):
+    return F.cross_entropy(model(x), y)
+
+
+def compiled_pair(backend):
+    return torch.compile(loss_of_pair, fullgraph=True, backend=backend)
 
 
 def test_a_compiled_region_skips_what_it_cannot_raise_about():

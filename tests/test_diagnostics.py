@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,24 @@ def test_a_frozen_synthesizer_is_measured_too():
         interface(h).sum().backward()
         assert monitor.read()[""].messages == 1
     assert torch.equal(interface.objective.moments, moments)
+
+
+@pytest.mark.parametrize("unlock", [True, False])
+def test_each_message_of_a_pair_of_interfaces_counts_once(unlock):
+    pair = dni.BidirectionalInterface(synthesizer(trigger_dim=3), synthesizer(), unlock=unlock)
+    with Monitor(pair) as monitor:
+        h = torch.randn(2, WIDTH, requires_grad=True)
+        pair(h * 1, torch.randn(2, 3)).sum().backward()
+        assert [measured.messages for measured in monitor.read().values()] == [1, 1]
+
+
+def test_a_copy_of_a_measured_model_is_not_measured():
+    interface = dni.BackwardInterface(synthesizer())
+    with Monitor(interface):
+        twin = copy.deepcopy(interface)
+        with Monitor(twin):
+            pass
+        assert interface.objective.record is not None
 
 
 def test_one_monitor_at_a_time_and_only_while_it_is_open():

@@ -33,8 +33,6 @@ class ByHand(nn.Module):
 
     def forward(self, h):
         leaf = h.detach().requires_grad_()
-        decay = max(PRIOR / self.weight, 1 - RATE)
-        self.mean_square, self.weight = decay * self.mean_square, decay * self.weight
         self.pending.append(
             (self, h, self.synthesizer(h.detach()), leaf, self.mean_square, self.weight)
         )
@@ -44,10 +42,10 @@ class ByHand(nn.Module):
         real, sent = leaf.grad, prediction.detach()
         if self.normalize:
             sent = sent * (mean_square / weight) ** 0.5
-            new = RATE * real.double().square().mean().item()
-            self.mean_square += new
-            self.weight += RATE
-            real = real / ((mean_square + new) / (weight + RATE)) ** 0.5
+            change = RATE * (real.double().square().mean().item() - mean_square)
+            self.mean_square += change
+            self.weight += RATE * (1 - weight)
+            real = real / ((mean_square + change) / (weight + RATE * (1 - weight))) ** 0.5
         F.mse_loss(prediction, real).backward()
         h.backward(sent, retain_graph=True)
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni
-from dni._objective import RATE
 from tests.cases import WIDTH, Chain, batch, gradients, synthesizer
 
 
@@ -72,7 +71,7 @@ def test_the_scale_is_the_root_mean_square_of_the_messages():
     interface = made()
     for _ in range(600):
         learn(interface, 3 * torch.randn(8, WIDTH), torch.randn(8, WIDTH))
-    mean_square, weight = interface.objective.moments
+    mean_square, weight, _ = interface.objective.moments
     assert (mean_square / weight).sqrt().item() == pytest.approx(3, rel=0.05)
 
 
@@ -84,25 +83,16 @@ def test_a_scale_of_one_holds_until_the_first_message():
 @pytest.mark.parametrize("uses", [150, 300])
 def test_one_cut_may_be_used_at_every_step_of_a_long_sequence(uses):
     interface = made()
-    for _ in range(3):
+    for step in range(3):
         h = torch.zeros(2, WIDTH, requires_grad=True)
         for _ in range(uses):
             h = interface(torch.tanh(h + 0.1))
         h.square().mean().backward()
-        mean_square, weight = interface.objective.moments.tolist()
-        assert 0 < weight < 1 + RATE * uses
+        mean_square, weight, count = interface.objective.moments.tolist()
+        assert 0 < weight <= 1
         assert mean_square > 0
+        assert count == uses * (step + 1)
     assert all(torch.isfinite(parameter.grad).all() for parameter in interface.parameters())
-
-
-def test_a_forward_pass_without_a_backward_pass_keeps_the_scale():
-    interface = made()
-    learn(interface, 1e-5 * torch.randn(3, WIDTH), torch.randn(3, WIDTH))
-    trigger = torch.randn(3, WIDTH, requires_grad=True)
-    before = interface.receive(trigger)
-    for _ in range(10_000):
-        interface.objective.snapshot(learning=True)
-    torch.testing.assert_close(interface.receive(trigger), before, rtol=1e-3, atol=0)
 
 
 def test_an_empty_batch_teaches_nothing():
@@ -110,7 +100,7 @@ def test_an_empty_batch_teaches_nothing():
         interface = dni.BackwardInterface(synthesizer(), unlock=unlock)
         before = interface.objective.moments.clone()
         interface(torch.zeros(0, WIDTH, requires_grad=True) * 1).sum().backward()
-        assert interface.objective.moments[1] <= before[1]
+        assert torch.equal(interface.objective.moments, before)
         assert all(not parameter.grad.any() for parameter in interface.parameters())
 
 
@@ -122,7 +112,7 @@ def test_the_scale_of_a_narrow_module_is_kept_in_float32(dtype):
         message = 1e-3 * torch.randn(8, WIDTH).to(dtype)
         out = interface(torch.randn(8, WIDTH, dtype=dtype, requires_grad=True) * 1)
         out.backward(message)
-    mean_square, weight = interface.objective.moments
+    mean_square, weight, _ = interface.objective.moments
     assert (mean_square / weight).sqrt().item() == pytest.approx(1e-3, rel=0.05)
 
 

@@ -100,7 +100,8 @@ class BackwardInterface(UnidirectionalInterface):
         self._mix = _checks.mix(mix, unlock, self.who)
         self._factor = _checks.factor(factor, self.who)
         # (mix, factor) as data: a compiled graph reads new values without recompiling
-        self.register_buffer("_schedule", torch.tensor([self._mix, self._factor]), persistent=False)
+        self.register_buffer("_schedule", torch.empty(0), persistent=False)
+        self._write_schedule()
 
     @property
     def unlock(self) -> bool:
@@ -120,7 +121,7 @@ class BackwardInterface(UnidirectionalInterface):
     @mix.setter
     def mix(self, value: float | Tensor) -> None:
         self._mix = _checks.mix(value, self.unlock, self.who)
-        self._schedule[0] = self._mix
+        self._write_schedule()
 
     @property
     def factor(self) -> float:
@@ -130,7 +131,7 @@ class BackwardInterface(UnidirectionalInterface):
     @factor.setter
     def factor(self, value: float | Tensor) -> None:
         self._factor = _checks.factor(value, self.who)
-        self._schedule[1] = self._factor
+        self._write_schedule()
 
     def forward(self, trigger: Any) -> Any:
         """``trigger``, cut: a synthetic gradient goes up, the real one is intercepted."""
@@ -234,10 +235,15 @@ class BackwardInterface(UnidirectionalInterface):
                 if leaf.grad_fn is not None:  # a leaf has no graph that could be used up
                     leaf.register_hook(partial(_refuse_second_backward, self.who))  # type: ignore[no-untyped-call]
 
+    def _write_schedule(self) -> None:
+        """A new tensor each time: a compiled backward pass may still hold the old one."""
+        weights, device = [self._mix, self._factor], self._schedule.device
+        self._schedule = torch.tensor(weights, dtype=torch.float32, device=device)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BackwardInterface:
         """Fill the schedule again: ``to_empty`` leaves garbage, ``half`` rounds."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._schedule = torch.tensor([self._mix, self._factor], device=self._schedule.device)
+        self._write_schedule()
         return self
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dni import _trees
-from dni._trees import Rebuild
 from dni.interfaces.backward import BackwardInterface
 from dni.interfaces.forward import ForwardInterface
 from dni.interfaces.unidirectional import Prediction
@@ -76,18 +74,26 @@ class BidirectionalInterface(nn.Module):
 
     def forward(self, message: Any, trigger: Any) -> Any:
         """The synthetic message for ``trigger``; a synthetic gradient goes into ``message``."""
-        if not (self.training and torch.is_grad_enabled()):
+        leaves, rebuild = _trees.flatten(message, self.backward_interface.who)
+        ahead, back = self._ask_both(leaves, trigger)
+        if ahead is None and back is None:
             return message
-        leaves, rebuild, ahead, back = self._ask_both(message, trigger)
-        ahead = self.forward_interface._learn_early([leaf.detach() for leaf in leaves], ahead)
-        cut = self.backward_interface._cut(leaves, back)
-        return rebuild(self.forward_interface._substitute(list(cut), ahead))
+        if ahead is not None:
+            real = [leaf.detach() for leaf in leaves]
+            ahead = self.forward_interface._learn_early(real, ahead)
+        if back is not None:
+            leaves = list(self.backward_interface._cut(leaves, back))
+        if ahead is not None:
+            leaves = list(self.forward_interface._substitute(leaves, ahead))
+        return rebuild(leaves)
 
     def send(self, message: Any, trigger: Any) -> None:
         """Part A's end: teach the message, and learn from a synthetic gradient."""
-        if self.training and torch.is_grad_enabled():
-            leaves, _, ahead, back = self._ask_both(message, trigger)
+        leaves, _ = _trees.flatten(message, self.backward_interface.who)
+        ahead, back = self._ask_both(leaves, trigger)
+        if ahead is not None:
             self.forward_interface._regress(leaves, ahead)
+        if back is not None:
             self.backward_interface._send_upstream(leaves, back, self.backward_interface.factor)
 
     def receive(self, trigger: Any) -> Any:
@@ -95,10 +101,14 @@ class BidirectionalInterface(nn.Module):
         return self.backward_interface.make_trigger(self.forward_interface.receive(trigger))
 
     def _ask_both(
-        self, message: Any, trigger: Any
-    ) -> tuple[list[Tensor], Rebuild, Prediction, Prediction]:
-        """Both predictions, checked before either is used."""
+        self, leaves: list[Tensor], trigger: Any
+    ) -> tuple[Prediction | None, Prediction | None]:
+        """Both predictions, checked before either is used; none of a side that is in eval mode."""
         forward, backward = self.forward_interface, self.backward_interface
-        leaves, rebuild = _trees.flatten(message, backward.who)
-        known, _ = _trees.flatten(trigger, forward.who)
-        return leaves, rebuild, forward._predict(known, leaves), backward._ask(leaves)
+        ahead = back = None
+        if forward._learning:
+            known, _ = _trees.flatten(trigger, forward.who)
+            ahead = forward._predict(known, leaves)
+        if backward._learning:
+            back = backward._ask(leaves)
+        return ahead, back

@@ -67,4 +67,5 @@ class ForwardInterface(UnidirectionalInterface):
 
     def _substitute(self, real: list[Tensor], predicted: Prediction) -> tuple[Tensor, ...]:
         """Synthetic values; a gradient goes straight through to ``real``."""
-        return Substitute.apply(*predicted, self, *real)  # type: ignore[no-untyped-call, no-any-return]
+        taught = self.unlock and not deferring()
+        return Substitute.apply(*predicted, taught, self, *real)  # type: ignore[no-untyped-call, no-any-return]

@@ -118,14 +118,14 @@ class UnidirectionalInterface(nn.Module):
         version = _version(joined)
         try:
             output = self.synthesizer(joined, current_context())
-        except RuntimeError as error:
+        except RuntimeError as error:  # of PyTorch's, about tensors that do not fit?
             _checks.misplaced(self.synthesizer, joined, self.who, error)
             raise
         _checks.unchanged(version, _version(joined), self.synthesizer, self.who)
         _checks.is_tensor(output, self.synthesizer, self.who)
         if like is not None:
             _checks.prediction(output, _trees.join(like, self.who), self.who)
-        return Prediction(output, self.objective.snapshot(output.requires_grad))
+        return Prediction(output, self.objective.snapshot())
 
     def _regress(self, real: list[Tensor], predicted: Prediction) -> None:
         """One backward pass into the synthesizer, now or deferred."""
