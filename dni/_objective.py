@@ -39,17 +39,16 @@ from dni import _checks
 
 RATE = 0.01  # of the running mean: a memory of about a hundred messages
 PRIOR = 1e-30  # the weight of the scale 1, which holds until the first message comes
-MANY = 50  # messages in one step, from which on the mean moves one by one
-CYCLE = 2**20  # where the count of messages starts again: float32 counts no further than 2**24
+NARROW = (torch.float16, torch.bfloat16)
 
 
 class Objective(nn.Module):
     """The regression of one interface, with its scale.
 
     Buffers:
-        moments: ``(mean square, weight, count)`` of the messages: two running means, whose
-            ratio is free of the bias of a start at zero, and how many came. At least
-            float32. Absent without ``normalize``.
+        moments: ``(mean square, weight)`` of the messages so far, both running means;
+            their ratio is free of the bias of a start at zero. At least float32. Absent
+            without ``normalize``.
         record: sums over measured messages, ``(count, loss, cosine, norm ratio)``; only
             while a :class:`dni.diagnostics.Monitor` looks on; neither saved nor copied.
     """
@@ -60,7 +59,7 @@ class Objective(nn.Module):
     def __init__(self, normalize: bool, nonfinite: str) -> None:
         super().__init__()
         self.nonfinite = nonfinite
-        start = torch.tensor([PRIOR, PRIOR, 0.0], dtype=torch.float32)
+        start = torch.full((2,), PRIOR, dtype=torch.float32)
         self.register_buffer("moments", start if normalize else None)
         self.register_buffer("record", None, persistent=False)
 
@@ -96,15 +95,13 @@ class Objective(nn.Module):
         if learning and not compiling and not math.isfinite(mean_square):
             _checks.nonfinite_message(message, self.nonfinite, who)
             return None
-        target = m
         if snapshot is not None:
-            target = m / (self._observe(mean_square, snapshot) if learning else _scale(snapshot))
-        residual = u - target
+            m = m / (self._observe(mean_square, snapshot) if learning else _scale(snapshot))
         if self.record is not None:
-            self.record.add_(_measure(u, target, residual))
+            self.record.add_(_measure(u, m))
         if not learning:
             return None
-        gradient = residual * (2 / u.numel())
+        gradient = (u - m).mul_(2 / u.numel())
         if compiling:  # nothing can be raised here: a non-finite message teaches nothing
             gradient = torch.where(torch.isfinite(mean_square), gradient, 0.0)
         return gradient.to(prediction.dtype)
@@ -112,20 +109,15 @@ class Objective(nn.Module):
     def _observe(self, mean_square: Tensor, snapshot: Tensor) -> Tensor:
         """Add a message to the moments; the scale of ``snapshot`` with this message in it.
 
-        A hundred corrections of one snapshot would add up to more than the whole: from
-        ``MANY`` messages in a step on, each corrects what the ones before it left.
+        From a hundred messages in one step on, corrections of one snapshot add up to more
+        than the whole. What a message alone would leave bounds them from below.
         """
         assert self.moments is not None
-        one = torch.ones_like(mean_square)
-        new = torch.stack((mean_square, one, one)).to(snapshot.dtype)
-        since = (self.moments[2] - snapshot[2]).remainder(CYCLE)
-        change = RATE * (new - torch.where(since < MANY, snapshot, self.moments))
-        updated = snapshot + RATE * (new - snapshot)
-        change[2] = 1.0
+        new = torch.stack((mean_square, torch.ones_like(mean_square))).to(snapshot.dtype)
         if torch.compiler.is_compiling():
-            change = torch.where(torch.isfinite(mean_square), change, 0.0)
-        self.moments.add_(change)
-        self.moments[2].remainder_(CYCLE)
+            new = torch.where(torch.isfinite(mean_square), new, snapshot)
+        updated = torch.lerp(snapshot, new, RATE)
+        self.moments.add_(updated - snapshot).clamp_min_(RATE * new)
         return _scale(updated)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Objective:
@@ -143,22 +135,22 @@ class Objective(nn.Module):
         return self.__dict__ | {"_buffers": self._buffers | {"record": None}}
 
 
-def _scale(moments: Tensor) -> Tensor:
+def _scale(means: Tensor) -> Tensor:
     """``r``, never 0: a cut under a synthesizer that has just started receives zeros."""
-    square, weight, _ = moments.unbind()
-    return (square / weight).sqrt().clamp_min(torch.finfo(moments.dtype).tiny)
+    square, weight = means.unbind()
+    return (square / weight).sqrt().clamp_min(torch.finfo(means.dtype).tiny)
 
 
 def _wide(tensor: Tensor) -> Tensor:
     """At least float32: 1e-8 is 0 in half precision."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.float() if tensor.dtype in NARROW else tensor
 
 
-def _measure(u: Tensor, target: Tensor, residual: Tensor) -> Tensor:
+def _measure(u: Tensor, target: Tensor) -> Tensor:
     """``(1, loss, cosine, norm ratio)`` of a prediction; zeros for a message without meaning."""
     tiny = torch.finfo(u.dtype).tiny
     real, predicted = target.norm(), u.norm()
-    loss = residual.square().mean()
+    loss = (u - target).square().mean()
     cosine = (u * target).sum() / (predicted * real).clamp_min(tiny)
     measured = torch.stack((torch.ones_like(loss), loss, cosine, predicted / real))
     return torch.where(torch.isfinite(real) & (real > 0), measured, 0.0)

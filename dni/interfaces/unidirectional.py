@@ -67,17 +67,12 @@ class UnidirectionalInterface(nn.Module):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        self.name = name
+        kind = type(self).__name__
+        self.who = kind if name is None else f"{kind} {name!r}"  # how errors call this interface
         _checks.is_synthesizer(synthesizer, self.who)
         _checks.one_of("nonfinite", nonfinite, ("raise", "skip"), self.who)
         self.synthesizer = synthesizer
         self.objective = Objective(normalize, nonfinite)
-
-    @property
-    def who(self) -> str:
-        """How errors call this interface."""
-        kind = type(self).__name__
-        return kind if self.name is None else f"{kind} {self.name!r}"
 
     def send(self, message: Any, trigger: Any) -> None:
         r"""Teach the synthesizer that ``trigger`` came with the real ``message``.
