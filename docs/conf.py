@@ -14,7 +14,7 @@ autodoc_typehints = "signature"
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
-    "exclude-members": "extra_repr, who",
+    "exclude-members": "extra_repr",
 }
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

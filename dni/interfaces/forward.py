@@ -58,14 +58,18 @@ class ForwardInterface(UnidirectionalInterface):
         real = [leaf.detach() for leaf in real]
         return rebuild(self._substitute(real, self._learn_early(real, self._predict(known, real))))
 
+    @property
+    def _early(self) -> bool:
+        """Whether the synthesizer is taught during this forward pass."""
+        return self.unlock and not deferring()
+
     def _learn_early(self, real: list[Tensor], predicted: Prediction) -> Prediction:
         """In the early form teach ``real`` now; what is left to teach with the loss."""
-        if not self.unlock or deferring():
+        if not self._early:
             return predicted
         self._regress(real, predicted)
         return predicted._replace(output=predicted.output.detach())
 
     def _substitute(self, real: list[Tensor], predicted: Prediction) -> tuple[Tensor, ...]:
         """Synthetic values; a gradient goes straight through to ``real``."""
-        taught = self.unlock and not deferring()
-        return Substitute.apply(*predicted, taught, self, *real)  # type: ignore[no-untyped-call, no-any-return]
+        return Substitute.apply(*predicted, self._early, self, *real)  # type: ignore[no-untyped-call, no-any-return]
