@@ -54,7 +54,7 @@ class Network(nn.Module):
 
 
 class LabelBlind(dni.BasicSynthesizer):
-    """Predicts part B's input without the label, which B would learn to read there."""
+    """Predicts part B's input without the label, which B could learn to read there."""
 
     def forward(self, trigger: Tensor, context: Tensor | None = None) -> Tensor:
         """The synthetic input; a context is not looked at."""
