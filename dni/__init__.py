@@ -13,6 +13,7 @@ from dni.interfaces import (
     UnidirectionalInterface,
 )
 from dni.parameters import base_parameters, synthesizer_parameters
+from dni.recurrent import AuxiliaryTask, Synthesizer, windows
 from dni.synthesizers import BasicSynthesizer, ConvSynthesizer
 
 __version__ = "0.1.0"
@@ -26,6 +27,10 @@ __all__ = [
     # synthesizers
     "BasicSynthesizer",
     "ConvSynthesizer",
+    # recurrent networks
+    "windows",
+    "AuxiliaryTask",
+    "Synthesizer",
     # contexts
     "synthesizer_context",
     "defer_backward",

@@ -8,7 +8,7 @@ To an interface a synthesizer is any ``torch.nn.Module`` with
         return message                     # one tensor, of the message's shape
 
 ``trigger`` comes detached, ``context`` is what :func:`dni.synthesizer_context` was given,
-or ``None``. The two ready-made ones are ReLU networks whose last layer starts at zero,
+or ``None``. The two ready-made ones are small networks whose last layer starts at zero,
 weight *and* bias: until it has learnt, a synthesizer sends exactly nothing, and not
 noise.
 
@@ -19,7 +19,7 @@ A context enters the first layer beside the trigger, so that "linear in
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -42,9 +42,16 @@ class _Synthesizer(nn.Module):
     input_context: _ContextInput | None
     layers: nn.ModuleList
 
-    def __init__(self, context_dim: int | None, context_classes: int | None) -> None:
+    def __init__(
+        self,
+        context_dim: int | None,
+        context_classes: int | None,
+        activation: Callable[[Tensor], Tensor],
+    ) -> None:
         super().__init__()
         who = type(self).__name__
+        _checks.activation(activation, who)
+        self.activation = activation
         _checks.positive(who, context_dim=context_dim, context_classes=context_classes)
         self._context_dim = _checks.context_size(context_dim, context_classes, who)
         self._context_classes = context_classes
@@ -69,7 +76,7 @@ class _Synthesizer(nn.Module):
         if projected_context is not None:
             message = message + projected_context
         for layer in self.layers:
-            message = layer(F.relu(message))
+            message = layer(self.activation(message))
         return message
 
     def _project(self, context: Any, leading: torch.Size, dtype: torch.dtype) -> Tensor | None:
@@ -91,7 +98,7 @@ class BasicSynthesizer(_Synthesizer):
     With :math:`W_t, W_c` the projections of trigger :math:`h` and context :math:`c`,
 
     .. math::
-        z_0 = W_t h + W_c c, \qquad z_{k+1} = W_k \, \mathrm{relu}(z_k), \qquad
+        z_0 = W_t h + W_c c, \qquad z_{k+1} = W_k \, \varphi(z_k), \qquad
         \text{message} = z_{n\_hidden}.
 
     Args:
@@ -103,11 +110,16 @@ class BasicSynthesizer(_Synthesizer):
         context_classes: number of classes, where the context is a tensor of integer
             labels: a column of :math:`W_c` per class, and nobody writes one-hot code.
         bias: whether the layers have one.
+        activation: :math:`\varphi`; a function, or a module like ``torch.nn.GELU()``.
 
     Shapes:
         trigger: ``(..., trigger_dim)``; context: ``(..., context_dim)``, or labels
-        ``(...)``, whose sizes may be 1 where all places share them; message:
-        ``(..., output_dim)``.
+        ``(...)``, whose sizes may be 1 where all places share them, and may be left out
+        where the trigger's first sizes are 1; message: ``(..., output_dim)``.
+
+        The state of stacked recurrent layers, ``(layers, batch, width)``: built for
+        ``width``, one small synthesizer serves every layer apart; built for
+        ``layers * width``, one sees the layers joined, ``(batch, layers * width)``.
 
     Example:
         >>> synthesizer = dni.BasicSynthesizer(output_dim=4, n_hidden=1, context_classes=10)
@@ -126,11 +138,13 @@ class BasicSynthesizer(_Synthesizer):
         *,
         context_classes: int | None = None,
         bias: bool = True,
+        activation: Callable[[Tensor], Tensor] = F.relu,
     ) -> None:
-        super().__init__(context_dim, context_classes)
+        super().__init__(context_dim, context_classes, activation)
         who = type(self).__name__
         _checks.positive(who, output_dim=output_dim, hidden_dim=hidden_dim, trigger_dim=trigger_dim)
         _checks.hidden_count(n_hidden, who)
+        self.output_dim = output_dim
         self.trigger_dim = trigger_dim or output_dim
         widths = [self.trigger_dim, *[hidden_dim or output_dim] * n_hidden, output_dim]
         layers = [nn.Linear(i, o, bias) for i, o in pairwise(widths)]
@@ -138,8 +152,19 @@ class BasicSynthesizer(_Synthesizer):
 
     def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
         """The synthetic message for ``trigger``."""
+        if self._joins_layers(trigger):
+            joined = self(trigger.transpose(0, 1).flatten(1), context)
+            message: Tensor = joined.unflatten(1, (len(trigger), -1)).transpose(0, 1)
+            return message
         _checks.feature_width(trigger, self.trigger_dim, type(self).__name__)
         return self._run(trigger, self._project(context, trigger.shape[:-1], trigger.dtype))
+
+    def _joins_layers(self, trigger: Tensor) -> bool:
+        """Whether ``trigger`` holds stacked layers that fit only side by side."""
+        if trigger.dim() != 3 or self.output_dim != self.trigger_dim:
+            return False
+        layers, _, width = trigger.shape
+        return layers > 1 and layers * width == self.trigger_dim
 
 
 class ConvSynthesizer(_Synthesizer):
@@ -153,7 +178,7 @@ class ConvSynthesizer(_Synthesizer):
         n_hidden: number of hidden layers; 0 is one convolution.
         hidden_channels: their channels; ``channels`` if left out.
         kernel_size: odd, so that height and width stay (the paper: 5).
-        context_dim, context_classes, bias: see :class:`BasicSynthesizer`.
+        context_dim, context_classes, bias, activation: see :class:`BasicSynthesizer`.
 
     Shapes:
         trigger and message: ``(N, channels, H, W)``; context: ``(N, context_dim)``, or
@@ -175,8 +200,9 @@ class ConvSynthesizer(_Synthesizer):
         *,
         context_classes: int | None = None,
         bias: bool = True,
+        activation: Callable[[Tensor], Tensor] = F.relu,
     ) -> None:
-        super().__init__(context_dim, context_classes)
+        super().__init__(context_dim, context_classes, activation)
         who = type(self).__name__
         _checks.positive(
             who, channels=channels, hidden_channels=hidden_channels, kernel_size=kernel_size

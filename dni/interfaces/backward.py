@@ -140,7 +140,7 @@ class BackwardInterface(UnidirectionalInterface):
         leaves, rebuild = _trees.flatten(trigger, self.who)
         return rebuild(self._cut(leaves, self._ask(leaves)))
 
-    def backward(self, trigger: Any, factor: float | None = None) -> None:
+    def backward(self, trigger: Any, factor: float | None = None) -> Any:
         r"""Backpropagate the synthetic gradient of ``trigger`` from it.
 
         For recurrent networks: called on the last state of a window, it stands in for
@@ -151,23 +151,27 @@ class BackwardInterface(UnidirectionalInterface):
             trigger: a state that requires grad; a tensor or a structure of tensors.
             factor: overrides the interface's ``factor`` for this call.
 
+        Returns:
+            the synthetic gradient, before ``factor``, in the structure of ``trigger``;
+            ``None`` in eval mode and under ``no_grad``.
+
         Example:
             >>> interface = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=2))
             >>> w = torch.ones(2, requires_grad=True)
             >>> with dni.defer_backward():
             ...     state = w * torch.ones(3, 2)
-            ...     interface.backward(state)    # 0: a new synthesizer
+            ...     _ = interface.backward(state)    # 0: a new synthesizer
             ...     dni.backward(state.sum())
             >>> w.grad
             tensor([3., 3.])
         """
         if not self._learning:
-            return
-        leaves, _ = _trees.flatten(trigger, self.who)
+            return None
+        leaves, rebuild = _trees.flatten(trigger, self.who)
         scale = self._factor if factor is None else _checks.factor(factor, self.who)
         with torch.no_grad():
             predicted = self._ask(leaves)
-        self._send_upstream(leaves, predicted, scale)
+        return rebuild(_trees.split(self._send_upstream(leaves, predicted, scale), leaves))
 
     def make_trigger(self, trigger: Any) -> Any:
         r"""Mark ``trigger`` as a place where a real gradient arrives and is learnt from.
@@ -224,7 +228,7 @@ class BackwardInterface(UnidirectionalInterface):
     ) -> tuple[Tensor, ...]:
         return Cut.apply(*predicted, mix, factor, self, *leaves)  # type: ignore[no-untyped-call, no-any-return]
 
-    def _send_upstream(self, leaves: list[Tensor], predicted: Prediction, factor: float) -> None:
+    def _send_upstream(self, leaves: list[Tensor], predicted: Prediction, factor: float) -> Tensor:
         """Backpropagate from the trigger, now or deferred; its graph is used up then."""
         self._may_backpropagate()
         synthetic = self.objective.scaled(*predicted, leaves[0].dtype)
@@ -234,6 +238,7 @@ class BackwardInterface(UnidirectionalInterface):
             for leaf in leaves:
                 if leaf.grad_fn is not None:  # a leaf has no graph that could be used up
                     leaf.register_hook(partial(_refuse_second_backward, self.who))  # type: ignore[no-untyped-call]
+        return synthetic
 
     def _write_schedule(self) -> None:
         """A new tensor each time: a compiled backward pass may still hold the old one."""

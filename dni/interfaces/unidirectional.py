@@ -73,6 +73,7 @@ class UnidirectionalInterface(nn.Module):
         _checks.one_of("nonfinite", nonfinite, ("raise", "skip"), self.who)
         self.synthesizer = synthesizer
         self.objective = Objective(normalize, nonfinite)
+        self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]
 
     def send(self, message: Any, trigger: Any) -> None:
         r"""Teach the synthesizer that ``trigger`` came with the real ``message``.

@@ -1,0 +1,13 @@
+"""Every check of an argument, and what it says.
+
+A message names who speaks, the rule, what was expected, what came, and the way out.
+Checks run before anything is changed: an error leaves contexts, gradients and
+statistics as they were. They are written for the first reader of a traceback, so each
+is one function with one sentence, and no other file formats an error.
+"""
+
+from dni._checks.contexts import *
+from dni._checks.interfaces import *
+from dni._checks.messages import *
+from dni._checks.recurrent import *
+from dni._checks.synthesizers import *

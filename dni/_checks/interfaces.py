@@ -1,0 +1,93 @@
+"""Interfaces, and the monitors that watch them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from torch import nn
+
+from dni._checks.words import as_number, kind
+
+_ONE_GRAPH = (
+    "Build the interface with unlock=False, or collect its gradients around the call in "
+    "`with dni.defer_backward():`: the same gradients in one graph."
+)
+
+
+def is_synthesizer(synthesizer: Any, who: str) -> None:
+    if not isinstance(synthesizer, nn.Module):
+        raise TypeError(
+            f"{who}: expected a torch.nn.Module with forward(trigger, context) as synthesizer, got "
+            f"{kind(synthesizer)}."
+        )
+
+
+def one_of(name: str, value: Any, choices: Sequence[str], who: str) -> None:
+    if value not in choices:
+        expected = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{who}: expected {name}={expected}, got {value!r}.")
+
+
+def mix(value: Any, unlock: bool, who: str) -> float:
+    number = as_number("mix", value, who)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(
+            f"{who}: mix is the share of the real gradient in what is sent upstream; expected a "
+            f"number from 0 (synthetic only) to 1 (observe only), got {value!r}."
+        )
+    if unlock and number > 0.0:
+        raise ValueError(
+            f"{who}: with unlock=True the synthetic gradient leaves before the real one exists, so "
+            f"they cannot be mixed; expected mix=0, got mix={value!r}. Pass unlock=False."
+        )
+    return number
+
+
+def factor(value: Any, who: str, name: str = "factor") -> float:
+    number = as_number(name, value, who)
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(f"{who}: expected a finite {name}, got {value!r}.")
+    return number
+
+
+def refuse_compiled_unlock(who: str) -> NoReturn:
+    raise RuntimeError(
+        f"{who}: unlock=True, send and backward run a backward pass during the forward pass, which "
+        f"a compiled region cannot do; expected eager mode, got torch.compile. {_ONE_GRAPH}"
+    )
+
+
+def not_distributed(active: bool, who: str) -> None:
+    if active:
+        raise RuntimeError(
+            f"{who}: unlock=True, send and backward run a backward pass before "
+            "DistributedDataParallel listens, so its gradients would not be synchronised; expected "
+            f"a single process, got a DDP forward pass. {_ONE_GRAPH}"
+        )
+
+
+def second_backward(who: str, cause: Exception | None = None) -> NoReturn:
+    raise RuntimeError(
+        f"{who}: this graph has been backpropagated once; expected no other gradient to reach it, "
+        "got a second backward pass. (With unlock=True a synthetic gradient is the first.) If the "
+        "trigger is used elsewhere too (a skip connection, a second interface, the loss of the "
+        "same window), build the interface with unlock=False, or put both passes into one "
+        "`with dni.defer_backward():` block. Detach a state that comes from the window before."
+    ) from cause
+
+
+def monitored_once(measuring: bool) -> None:
+    if measuring:
+        raise RuntimeError(
+            "dni.diagnostics.Monitor: expected interfaces that nobody measures, got one with an "
+            "open monitor. Close that one first."
+        )
+
+
+def monitor_open(measuring: bool) -> None:
+    if not measuring:
+        raise RuntimeError(
+            "dni.diagnostics.Monitor: expected an open monitor, got one that was closed. Read it "
+            "before its `with` block ends."
+        )

@@ -1,0 +1,159 @@
+"""Recurrent networks: windows, and loops that were there before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni._checks.messages import nonfinite_message
+from dni._checks.words import is_integer_from, kind, shape, structure
+
+
+def sequences(tensors: Sequence[Any], time: int, who: str) -> None:
+    if not tensors:
+        raise ValueError(f"{who}: expected at least one sequence to cut into windows, got none.")
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor) or tensor.dim() <= time:
+            got = shape(tensor) if isinstance(tensor, Tensor) else kind(tensor)
+            layout = "(batch, time, ...)" if time else "(time, batch, ...)"
+            raise TypeError(f"{who}: expected a tensor of shape {layout} as sequence, got {got}.")
+    steps = [tensor.shape[time] for tensor in tensors]
+    if len(set(steps)) > 1 or not steps[0]:
+        raise ValueError(
+            f"{who}: all sequences are cut at the same steps; expected equal lengths of at least 1 "
+            f"in dimension {time}, got {', '.join(map(str, steps))}. Is batch_first right?"
+        )
+
+
+def window_size(size: Any, who: str) -> None:
+    if not is_integer_from(1, size):
+        raise ValueError(f"{who}: a window has at least one step; expected size>=1, got {size!r}.")
+
+
+def lengths(given: Any, sequence: Tensor, time: int, who: str) -> int:
+    """The longest of them."""
+    steps, rows = sequence.shape[time], sequence.shape[1 - time] if sequence.dim() > 1 else 0
+    fits = isinstance(given, Tensor) and not given.is_floating_point() and given.shape == (rows,)
+    if not fits or not bool(((given >= 1) & (given <= steps)).all()):
+        got = f"{given.dtype} {given.tolist()}" if isinstance(given, Tensor) else kind(given)
+        raise ValueError(
+            f"{who}: lengths says how many steps each row has; expected {rows} integers from 1 to "
+            f"{steps}, got {got}."
+        )
+    return int(given.max())
+
+
+def window_finished(finished: bool, who: str) -> None:
+    if not finished:
+        raise RuntimeError(
+            f"{who}: a window hands its state on when it is backpropagated; expected "
+            "window.backward(loss, state) before the next window, got none. Where a window has no "
+            "loss, call window.backward(None, state). (After an error start a new loop.)"
+        )
+
+
+def window_open(is_open: bool, who: str) -> None:
+    if not is_open:
+        raise RuntimeError(
+            f"{who}: expected one window.backward(loss, state) for each window, while it is the "
+            "current one; got a second one, or one for a window that is over."
+        )
+
+
+def same_structure(before: Any, after: Any, who: str) -> None:
+    expected, got = structure(before), structure(after)
+    if expected != got:
+        raise ValueError(
+            f"{who}: the state after a window has the structure of the state before it; expected "
+            f"{expected}, got {got}. Hand over what the core returned; where a new sequence starts "
+            "or the batch changes, start a new loop with a new state."
+        )
+
+
+def state_has_graph(leaves: Sequence[Tensor], who: str) -> None:
+    for leaf in leaves:
+        if not leaf.requires_grad:
+            raise RuntimeError(
+                f"{who}: a synthetic gradient goes from the last state back into the window that "
+                f"made it; expected the state as the core returned it, got one of shape "
+                f"{shape(leaf)} that requires no grad. Was it detached, or made under no_grad? "
+                "Leave the detaching to the loop."
+            )
+
+
+def lstm_state(hidden: Any, is_lstm: bool, who: str) -> None:
+    pair = isinstance(hidden, (tuple, list)) and len(hidden) == 2
+    if is_lstm and not pair:
+        raise TypeError(
+            f"{who}: built with is_lstm=True; expected the pair (h, c), got {structure(hidden)}. "
+            "Pass the whole state of the LSTM, or build it with is_lstm=False."
+        )
+
+
+def state_to_cut(leaves: Sequence[Tensor], before: Sequence[Tensor] | None, who: str) -> None:
+    for leaf in leaves:
+        if not leaf.requires_grad or leaf.grad_fn is None:
+            raise RuntimeError(
+                f"{who}: backward_synthetic sends a gradient into the window that made the state; "
+                f"expected the state as the network returned it, got one of shape {shape(leaf)} "
+                "without a graph. Remove the line that detaches it: what backward_synthetic "
+                "returns is detached already. (Or was the window run under no_grad?)"
+            )
+    if before is not None and structure(list(leaves)) != structure(list(before)):
+        raise ValueError(
+            f"{who}: within a sequence all states have the same sizes; expected "
+            f"{structure(list(before))}, got {structure(list(leaves))}. Call step() where a "
+            "sequence ends; the next may have another batch size."
+        )
+
+
+@contextmanager
+def misplaced_line(who: str) -> Iterator[None]:
+    """Say which line of a training loop to move."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "a second time" in str(error):
+            raise RuntimeError(
+                f"{who}: backward_synthetic goes through the graph of the window, which is gone; "
+                "expected loss.backward(retain_graph=True) before it, got a loss.backward() that "
+                "freed the graph. Add retain_graph=True there, or move the line "
+                "`hidden = synth.backward_synthetic(hidden)` above it. (The window must start from "
+                "the state that the last backward_synthetic returned.)"
+            ) from error
+        if "modified by an inplace operation" in str(error):
+            raise RuntimeError(
+                f"{who}: backward_synthetic needs the weights that the window was run with; "
+                "expected it before optimizer.step(), got it afterwards. Move the line "
+                "`hidden = synth.backward_synthetic(hidden)` above optimizer.step()."
+            ) from error
+        raise
+
+
+def stepped_after_a_window(ready: bool, who: str) -> None:
+    if not ready:
+        raise RuntimeError(
+            f"{who}: step() learns from windows; expected a backward_synthetic(hidden) since the "
+            "last step(), got none. Move step() to the end of the sequence, behind the loop over "
+            "its windows."
+        )
+
+
+def state_was_used(reached: bool, who: str) -> None:
+    if not reached:
+        raise RuntimeError(
+            f"{who}: a state learns its gradient from the window after it; expected one at each "
+            "state that backward_synthetic returned, got a state that no gradient has reached. "
+            "Start the next window from what backward_synthetic returns, do not detach it, and "
+            "call loss.backward() in every window before step()."
+        )
+
+
+def finite_gradients(gradients: Sequence[Tensor], who: str) -> None:
+    for gradient in gradients:
+        if not bool(torch.isfinite(gradient).all()):
+            nonfinite_message(gradient, "raise", who)

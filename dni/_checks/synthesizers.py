@@ -1,0 +1,121 @@
+"""The ready-made synthesizers and their contexts."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from dni._checks.words import is_integer_from, kind, shape, size
+
+
+def positive(who: str, **sizes: int | None) -> None:
+    for name, value in sizes.items():
+        if value is not None and not is_integer_from(1, value):
+            raise ValueError(f"{who}: expected {name} to be a positive integer, got {value!r}.")
+
+
+def hidden_count(value: Any, who: str) -> None:
+    if not is_integer_from(0, value):
+        raise ValueError(f"{who}: expected n_hidden, a number of layers from 0 on, got {value!r}.")
+
+
+def activation(value: Any, who: str) -> None:
+    if not callable(value) or isinstance(value, type):
+        hint = f" Did you mean {value.__name__}()?" if isinstance(value, type) else ""
+        raise TypeError(
+            f"{who}: expected activation to be a function of one tensor, got {value!r}.{hint}"
+        )
+
+
+def odd(name: str, value: int, who: str) -> None:
+    if value % 2 == 0:
+        raise ValueError(
+            f"{who}: a synthetic gradient has the height and width of its trigger, which needs an "
+            f"odd {name}; got {value}."
+        )
+
+
+def context_size(dim: int | None, classes: int | None, who: str) -> int | None:
+    if dim is not None and classes is not None and dim != classes:
+        raise ValueError(
+            f"{who}: context_dim is the width of a context vector, context_classes the number of "
+            f"labels, which become vectors of that width; expected one of them, got {dim} and "
+            f"{classes}."
+        )
+    return classes if dim is None else dim
+
+
+def feature_width(tensor: Tensor, width: int, who: str) -> None:
+    if tensor.dim() < 1 or tensor.shape[-1] != width:
+        hint = f"Build it for {tensor.shape[-1]} features" if tensor.dim() else "Add a dimension"
+        if tensor.dim() == 4:
+            hint = (
+                f"For maps (N, C, H, W) use dni.ConvSynthesizer(channels={tensor.shape[1]}), or "
+                "put the interface behind the flattening"
+            )
+        raise ValueError(
+            f"{who}: expected a trigger of {width} features in its last dimension, got shape "
+            f"{shape(tensor)}. {hint}."
+        )
+
+
+def maps(tensor: Tensor, channels: int, who: str) -> None:
+    if tensor.dim() != 4 or tensor.shape[1] != channels:
+        hint = (
+            f"Build it with channels={tensor.shape[1]}"
+            if tensor.dim() == 4
+            else "For plain features use dni.BasicSynthesizer"
+        )
+        raise ValueError(
+            f"{who}: expected a trigger of shape (N, {channels}, H, W), got {shape(tensor)}. "
+            f"{hint}."
+        )
+
+
+def context_given(context: Any, width: int, who: str) -> None:
+    if context is None:
+        raise ValueError(
+            f"{who}: built with a context of {width} numbers or classes, but there is none; "
+            "expected the call inside `with dni.synthesizer_context(labels):`, got no context. "
+            "(Under activation checkpointing open that block inside the checkpointed function: it "
+            "runs again during the backward pass.)"
+        )
+    if not isinstance(context, Tensor):
+        raise TypeError(
+            f"{who}: expected a tensor as context, got {kind(context)}. Any object may be a "
+            "context, but a synthesizer that reads it must be written for it."
+        )
+
+
+def labels_allowed(context: Tensor, classes: int | None, width: int, who: str) -> None:
+    if classes is None or context.is_complex():
+        raise TypeError(
+            f"{who}: expected a floating-point context of {width} numbers, got {context.dtype}. To "
+            f"use integer labels as they are, build it with context_classes={width}."
+        )
+
+
+def labels_in_range(error: Exception, context: Tensor, classes: int, who: str) -> NoReturn:
+    raise ValueError(
+        f"{who}: expected labels from 0 to {classes - 1} (context_classes={classes}), got "
+        f"{int(context.min())} to {int(context.max())}."
+    ) from error
+
+
+def context_shape(leading: torch.Size, width: int, got: Tensor, classes: bool, who: str) -> None:
+    """A context has a vector, or a label, for each place of the trigger (or 1 for all)."""
+    places = got.shape if classes else got.shape[:-1]
+    missing = len(leading) - len(places)  # sizes of 1 in front, as of an LSTM's state
+    fits = (
+        missing >= 0
+        and all(size == 1 for size in leading[:missing])
+        and all(have in (1, want) for have, want in zip(places, leading[missing:], strict=True))
+    )
+    if not fits or not (classes or got.shape[-1] == width):
+        expected = tuple(leading) if classes else (*leading, width)
+        raise ValueError(
+            f"{who}: expected a context of shape {size(expected)}, one for each place of the "
+            f"trigger (sizes of 1 are broadcast), got {shape(got)}."
+        )

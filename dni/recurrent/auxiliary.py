@@ -1,0 +1,80 @@
+"""The auxiliary task of recurrent networks: to foresee the next synthetic gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dni import _checks, _trees
+from dni.contexts import backward_all, current_context
+from dni.interfaces import UnidirectionalInterface
+
+
+class AuxiliaryTask(UnidirectionalInterface):
+    r"""From a state, predict the synthetic gradient of the *next* window's end.
+
+    With :math:`h_k` the state after window :math:`k`, :math:`P` the predictor and
+    :math:`s(h_{k+1})` the synthetic gradient that the next window ends with,
+
+    .. math::
+        L^{aux}_{k+1} = \frac{1}{n} \sum_i
+            \Big(P(h_k)_i - \frac{s(h_{k+1})_i}{r}\Big)^2,
+
+    :math:`r` being a running scale (:mod:`dni._objective`). The loss belongs to window
+    :math:`k+1`, where its target is known, and unlike that of a synthesizer it reaches the
+    state: :math:`\mathit{weight} \cdot \partial L^{aux} / \partial h_k` arrives at the
+    trigger :math:`h_k` together with the gradient of the window's own loss. From there it
+    goes the way of every later loss: the interface's synthesizer learns it, and sends it
+    into the core that made :math:`h_k`. So the core learns to keep in its state what the
+    window after the next will ask for.
+
+    Args:
+        synthesizer: the predictor; any synthesizer for the state.
+        weight: of the task beside the losses of the network.
+        normalize, nonfinite, name: see :class:`dni.UnidirectionalInterface`.
+
+    See Jaderberg et al. 2017, section 2.1.
+
+    Example:
+        >>> task = dni.AuxiliaryTask(dni.BasicSynthesizer(output_dim=2))
+        >>> torch.nn.init.ones_(task.synthesizer.input_trigger.weight)
+        Parameter containing:
+        tensor([[1., 1.],
+                [1., 1.]], requires_grad=True)
+        >>> start = torch.tensor([[0.5, 0.0]], requires_grad=True)
+        >>> task.send(torch.tensor([[1.0, 1.0]]), start)    # predicted: 0.5, 0.5
+        >>> start.grad.round()
+        tensor([[-1., -1.]])
+    """
+
+    def __init__(
+        self,
+        synthesizer: nn.Module,
+        *,
+        weight: float = 1.0,
+        normalize: bool = True,
+        nonfinite: str = "raise",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(synthesizer, normalize=normalize, nonfinite=nonfinite, name=name)
+        self.weight = _checks.factor(weight, self.who, "weight")
+
+    def send(self, message: Any, trigger: Any) -> None:
+        r"""Teach the predictor, and send the gradient of its loss into ``trigger``.
+
+        Args:
+            message: the synthetic gradient of the window's last state.
+            trigger: the window's first state, with its graph.
+        """
+        if not self._learning:
+            return
+        real, _ = _trees.flatten(message, self.who)
+        known, _ = _trees.flatten(trigger, self.who)
+        target = _trees.join([tensor.detach() for tensor in real], self.who)
+        output = self.synthesizer(_trees.join(known, self.who), current_context())
+        _checks.prediction(output, target, self.who)
+        snapshot, learning = self.objective.snapshot(), output.requires_grad
+        gradient = self.objective.gradient(output, target, snapshot, learning, self.who)
+        if gradient is not None:
+            backward_all([(output, self.weight * gradient)], self.who)

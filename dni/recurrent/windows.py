@@ -1,0 +1,227 @@
+r"""Truncated BPTT whose windows know of the future.
+
+The loop of truncated BPTT is short, and easy to get wrong: the state must be cut between
+two windows, the real gradient of a window's first state must meet the synthetic one that
+was sent into the same state a window ago, both gradients of a window must go through its
+graph in one pass, and a sequence has an end. :func:`windows` is that loop::
+
+          window k                                   window k + 1
+    --> core ... core --> h --- detach ---> 1. trigger h --> core ... core --> h'
+             |            |                      |              |              |
+            loss    3. s(h) sent            4. the real       loss       3. s(h') sent
+             |            |                    gradient         |              |
+             '- 2. one pass over both          arrives: s(h)    '- 2. one pass '
+                                               learns it
+
+The target of :math:`s(h)` is *bootstrapped*: the gradient of window :math:`k+1`'s own
+loss, and what :math:`s(h')` sends back through that window,
+
+.. math::
+    m(h) = \frac{\partial L_{k+1}}{\partial h}
+         + \Big(\frac{\partial h'}{\partial h}\Big)^{\!\top} s(h'), \qquad
+    m(h_{last}) = 0,
+
+so that what is learnt about the last windows moves to earlier ones, a window at a time.
+After the last state of a sequence there is nothing: nothing is sent into it, and 0 is
+what the synthesizer learns of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni import _checks, _trees
+from dni.contexts import (
+    backward,
+    current_context,
+    defer_backward,
+    deferring,
+    synthesizer_context,
+)
+from dni.interfaces import BackwardInterface
+from dni.recurrent.auxiliary import AuxiliaryTask
+
+WHO = "dni.windows"
+
+
+def windows(
+    *sequences: Tensor,
+    size: int,
+    interface: BackwardInterface | None = None,
+    state: Any = None,
+    auxiliary: AuxiliaryTask | None = None,
+    lengths: Tensor | None = None,
+    batch_first: bool = False,
+    ends: bool = True,
+) -> Windows:
+    r"""Truncated BPTT over ``sequences``, with synthetic gradients from beyond each window.
+
+    Yields one :class:`Window` of at most ``size`` steps after the other. The body of the
+    loop runs the core from ``window.state`` and ends with ``window.backward(loss, state)``;
+    where it steps the optimiser, after each window or once per sequence, is its affair.
+
+    Args:
+        sequences: tensors of one time axis: inputs, targets, whatever the body needs.
+        size: steps per window.
+        interface: predicts the gradient of a window's last state; without one this is
+            plain truncated BPTT, the baseline in the same loop.
+        state: the first state, of any structure: a learnt one receives its gradient, one
+            from an earlier piece of the same stream teaches the synthesizer. Leave it out
+            where a sequence starts and the core makes its own.
+        auxiliary: adds the auxiliary task.
+        lengths: steps of each row, ``(batch,)``, where they differ. A row that has ended is
+            sent nothing and teaches 0; leave its steps out of the loss with ``window.mask``.
+            A state has its batch in the last dimension but one, as all of PyTorch's do.
+        batch_first: sequences are ``(batch, time, ...)``; else ``(time, batch, ...)``.
+        ends: whether the sequence ends here. ``False`` for a piece of a stream that goes
+            on: pass its ``state`` to the next call.
+
+    A context (:func:`dni.synthesizer_context`) may stand around the loop, or around
+    ``window.backward`` alone where it belongs to one state: what was given when a state's
+    synthetic gradient was asked for is given again when it is learnt.
+
+    Example:
+        >>> core, readout = torch.nn.LSTM(3, 8), torch.nn.Linear(8, 1)
+        >>> interface = dni.BackwardInterface(dni.BasicSynthesizer(2 * 8, n_hidden=1))
+        >>> modules = torch.nn.ModuleList([core, readout, interface])
+        >>> optimizer = torch.optim.Adam(modules.parameters())
+        >>> x, y = torch.randn(20, 4, 3), torch.randn(20, 4, 1)
+        >>> for window in dni.windows(x, y, size=5, interface=interface):
+        ...     x_k, y_k = window
+        ...     output, state = core(x_k, window.state)
+        ...     loss = torch.nn.functional.mse_loss(readout(output), y_k)
+        ...     window.backward(loss, state)
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> window.start, window.last
+        (15, True)
+    """
+    time = 1 if batch_first else 0
+    _checks.sequences(sequences, time, WHO)
+    _checks.window_size(size, WHO)
+    steps = sequences[0].shape[time]
+    if lengths is not None:
+        steps = _checks.lengths(lengths, sequences[0], time, WHO)
+    return Windows(sequences, size, steps, interface, state, auxiliary, lengths, time, ends)
+
+
+class Window:
+    """A few steps of a sequence, from :func:`windows`; unpacks into its parts.
+
+    Attributes:
+        parts: the slices of the sequences.
+        state: what the recurrent core starts from; ``None`` where the core makes its own.
+        start: index of the first step in the sequence.
+        last: whether the sequence ends with this window.
+        mask: ``True`` for the steps within ``lengths``, in the parts' layout; else ``None``.
+    """
+
+    def __init__(self, loop: Windows, parts: tuple[Tensor, ...], start: int, state: Any) -> None:
+        self.parts, self.start, self.state = parts, start, state
+        stop = start + parts[0].shape[loop.time]
+        self.last = loop.ends and stop == loop.steps
+        self.mask: Tensor | None = None
+        self._ahead: Tensor | None = None  # rows that go on behind this window
+        if loop.lengths is not None:
+            index = torch.arange(start, stop, device=loop.lengths.device)
+            mask = index[:, None] < loop.lengths
+            self.mask = mask.t() if loop.time else mask
+            self._ahead = (loop.lengths > stop)[:, None]
+        self._loop = loop
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.parts)
+
+    def backward(self, loss: Tensor | None, state: Any) -> None:
+        r"""Backpropagate this window: its loss, and the synthetic gradient of ``state``.
+
+        Afterwards the gradients are in ``.grad``, and ``state`` is handed on. Where this
+        raises, no synthesizer has learnt from the window; call ``zero_grad()``.
+
+        Args:
+            loss: the loss of this window; ``None`` where it has none.
+            state: the state after it.
+        """
+        self._loop.finish(self, loss, state)
+
+    def open(self, state: Any, leaves: list[Tensor], rebuild: _trees.Rebuild) -> Any:
+        """``state`` where the future may be sent into it: not into rows that have ended."""
+        if self._ahead is None:
+            return state
+        return rebuild(torch.where(self._ahead, leaf, leaf.detach()) for leaf in leaves)
+
+
+class Windows:
+    """The loop itself, an iterator over :class:`Window`.
+
+    Attributes:
+        state: the state after the last finished window, detached: what the next piece of
+            a stream starts from, or what a checkpoint keeps.
+    """
+
+    def __init__(
+        self,
+        sequences: tuple[Tensor, ...],
+        size: int,
+        steps: int,
+        interface: BackwardInterface | None,
+        state: Any,
+        auxiliary: AuxiliaryTask | None,
+        lengths: Tensor | None,
+        time: int,
+        ends: bool,
+    ) -> None:
+        self.state, self.steps, self.time, self.ends = state, steps, time, ends
+        self.lengths, self.interface, self.auxiliary = lengths, interface, auxiliary
+        slices = [torch.split(s.narrow(time, 0, steps), size, time) for s in sequences]
+        self._parts = list(zip(*slices, strict=True))
+        self._size = size
+        self._next = 0
+        self._open: Window | None = None
+        self._context = current_context()  # in which the state was asked about last
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Window]:
+        return self
+
+    def __next__(self) -> Window:
+        _checks.window_finished(self._open is None, WHO)
+        if self._next == len(self._parts):
+            raise StopIteration
+        state = self.state
+        if state is not None and self.interface is not None:
+            with synthesizer_context(self._context):
+                state = self.interface.make_trigger(state)  # 1.
+        parts, start = self._parts[self._next], self._next * self._size
+        self._open = Window(self, parts, start, state)
+        self._next += 1
+        return self._open
+
+    def finish(self, window: Window, loss: Tensor | None, state: Any) -> None:
+        """:meth:`Window.backward`."""
+        _checks.window_open(self._open is window, WHO)
+        leaves, rebuild = _trees.flatten(state, WHO)
+        if window.state is not None:
+            _checks.same_structure(window.state, state, WHO)
+        if self.interface is not None and self.interface.training and not window.last:
+            _checks.state_has_graph(leaves, WHO)
+        zeros = rebuild(torch.zeros_like(leaf) for leaf in leaves)
+        self.state = detached = rebuild(leaf.detach() for leaf in leaves)
+        with nullcontext() if deferring() else defer_backward():
+            if loss is not None:
+                backward(loss)  # 2.
+            if self.interface is not None and not window.last:
+                synthetic = self.interface.backward(window.open(state, leaves, rebuild))  # 3.
+            if self.auxiliary is not None and window.state is not None:
+                self.auxiliary.send(zeros if window.last else synthetic, window.state)
+        if self.interface is not None and window.last:
+            self.interface.send(zeros, detached)
+        self._context = current_context()
+        self._open = None

@@ -1,0 +1,357 @@
+"""Three lines in a loop that is there already."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dni
+
+SIZE, BATCH = 4, 5
+
+
+def lstm(**options):
+    return nn.LSTM(3, SIZE, **options)
+
+
+class Training:
+    """An LSTM, its optimiser, and the three lines."""
+
+    def __init__(self, loss_first=True, core=None, **options):
+        torch.manual_seed(0)
+        self.core = core or lstm()
+        self.loss_first = loss_first
+        self.synth = dni.Synthesizer(SIZE, **({"lr": 1e-2} | options))
+        self.optimizer = torch.optim.SGD(self.core.parameters(), 0.1)
+        self.state = None
+
+    def window(self, x=None, batch=BATCH):
+        x = torch.randn(3, batch, 3) if x is None else x
+        output, state = self.core(x, self.state)
+        loss = (output - 1).square().mean()
+        if self.loss_first:
+            loss.backward(retain_graph=True)
+            self.state = self.synth.backward_synthetic(state)
+        else:
+            self.state = self.synth.backward_synthetic(state, loss)
+            loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+    def sequence(self, windows=3):
+        self.state = None
+        for _ in range(windows):
+            self.window()
+        self.synth.step()
+
+
+def snapshot(module):
+    return copy.deepcopy(dict(module.state_dict()))
+
+
+def same(before, after):
+    return all(
+        torch.equal(value, after[name])
+        for name, value in before.items()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+@pytest.mark.parametrize("loss_first", [True, False])
+@pytest.mark.parametrize(
+    ("core", "options"),
+    [
+        (lstm(), {}),
+        (lstm(num_layers=2), {}),
+        (nn.GRU(3, SIZE), {"is_lstm": False}),
+        (nn.RNN(3, SIZE, num_layers=2), {"is_lstm": False}),
+        (lstm(), {"aux": True}),
+        (lstm(), {"allow_backwarding": True}),
+        (lstm(), {"hidden_layers": 0, "activation": nn.Tanh, "factor": 0.1}),
+        (lstm(), {"optimizer": torch.optim.SGD, "use_improvement": False}),
+    ],
+)
+def test_it_learns(core, options, loss_first):
+    training = Training(loss_first, copy.deepcopy(core), **options)
+    before = snapshot(training.synth)
+    for _ in range(3):
+        training.sequence()
+    after = snapshot(training.synth)
+    trained = [name for name in before if name.endswith(("weight", "bias"))]
+    assert all(not torch.equal(before[name], after[name]) for name in trained)
+
+
+@pytest.mark.parametrize("loss_first", [True, False])
+def test_its_targets_are_the_gradients_that_the_states_received(loss_first):
+    training = Training(loss_first, optimizer=torch.optim.SGD, lr=1.0)
+    synth = training.synth
+    synth.interface.objective.register_buffer("moments", None)  # regress on gradients as they are
+    for parameter in synth.interface.synthesizer.layers[-1].parameters():
+        nn.init.normal_(parameter)
+    reference = copy.deepcopy(synth.interface.synthesizer)
+    states = []
+    for _ in range(3):
+        training.window()
+        states.append(training.state)
+    loss = sum(
+        F.mse_loss(
+            reference(torch.cat([part.detach() for part in state], -1)),
+            torch.cat([part.grad for part in state], -1),
+        )
+        for state in states[:-1]
+    )
+    loss.backward()
+    before = [parameter.clone() for parameter in synth.parameters()]
+    synth.step()
+    for old, new, expected in zip(before, synth.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(old - new, expected.grad)
+
+
+def test_the_last_state_of_a_sequence_has_no_future():
+    """Where no gradient reaches a state by the next step but one, its target is zero."""
+    training = Training(optimizer=torch.optim.SGD, lr=0.5)
+    synth = training.synth
+    nn.init.ones_(synth.interface.synthesizer.layers[-1].bias)
+    training.window()
+    synth.step()
+    training.state = None  # a new sequence
+    training.window()
+    before = synth.interface.synthesizer.layers[-1].bias.clone()
+    synth.step()
+    moved = synth.interface.synthesizer.layers[-1].bias - before
+    assert bool((moved < 0).all())  # towards zero
+    without = Training(use_improvement=False)
+    before = snapshot(without.synth.interface.synthesizer)
+    without.window()
+    without.synth.step()
+    without.state = None
+    without.window()
+    without.synth.step()
+    assert same(before, snapshot(without.synth.interface.synthesizer))
+
+
+def test_steps_after_every_window_learn_what_steps_after_a_sequence_learn():
+    """The gradient of the newest state is waited for."""
+    training = Training()
+    for _ in range(2):
+        training.window()
+        training.synth.step()
+    assert training.synth.interface.objective.moments[1] > 1e-3  # a real message has come
+
+
+def test_batches_may_change_between_sequences():
+    training = Training()
+    for batch in (5, 2):
+        training.state = None
+        for _ in range(2):
+            training.window(batch=batch)
+        training.synth.step()
+
+
+def test_a_context_is_remembered_until_the_step():
+    training = Training()
+    seen = []
+    training.synth.interface.synthesizer.register_forward_pre_hook(
+        lambda module, arguments: seen.append(arguments[1])
+    )
+    training.synth.interface.synthesizer._context_ignored = True
+    for context in ("first", "second"):
+        with dni.synthesizer_context(context):
+            training.window()
+    training.synth.step()
+    assert seen == ["first", "second", "first"]
+
+
+def test_the_graph_of_a_window_is_freed_where_the_loss_came_first():
+    training = Training()
+    training.window()
+    output, state = training.core(torch.randn(3, BATCH, 3), training.state)
+    loss = output.sum()
+    loss.backward(retain_graph=True)
+    training.synth.backward_synthetic(state)
+    with pytest.raises(RuntimeError, match="a second time"):
+        loss.backward()
+
+
+def test_eval_mode_hands_the_state_through():
+    training = Training()
+    training.synth.eval()
+    state = (torch.ones(1, 2, SIZE), torch.ones(1, 2, SIZE))
+    assert training.synth.backward_synthetic(state) is state
+
+
+# -- moving, copying, saving ----------------------------------------------------------
+
+
+def test_moving_takes_the_optimiser_along():
+    training = Training()
+    training.sequence()
+    training.sequence()
+    assert training.synth.to("cpu").cpu() is training.synth
+    training.synth.double()
+    states = training.synth.optimizer.state.values()
+    assert {state["exp_avg"].dtype for state in states} == {torch.float64}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda():
+    training = Training(core=lstm().cuda())
+    training.synth.cuda()
+    for _ in range(2):
+        training.state = None
+        for _ in range(2):
+            training.window(x=torch.randn(3, BATCH, 3, device="cuda"))
+        training.synth.step()
+    training.synth.cpu()
+    assert {state["exp_avg"].device.type for state in training.synth.optimizer.state.values()} == {
+        "cpu"
+    }
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped():
+    straight, first = Training(aux=True), Training(aux=True)
+    x = torch.randn(6, 3, BATCH, 3)
+    for training in (straight, first):
+        for index in range(3):
+            training.window(x[index])
+        training.synth.step()
+    file = io.BytesIO()
+    torch.save([first.core.state_dict(), first.synth.state_dict()], file)
+    file.seek(0)
+    core, synth = torch.load(file)  # weights_only, as by default
+    second = Training(aux=True)
+    second.core.load_state_dict(core)
+    second.synth.load_state_dict(synth)
+    for training in (straight, second):
+        training.state = None
+        training.synth._boundaries.clear()
+        for index in range(3, 6):
+            training.window(x[index])
+        training.synth.step()
+    assert same(snapshot(straight.synth), snapshot(second.synth))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda synth: pickle.loads(pickle.dumps(synth))])
+def test_copies_are_independent_and_whole(copied):
+    training = Training(aux=True)
+    training.sequence()
+    other = Training(aux=True)
+    before = snapshot(training.synth)
+    other.synth = copied(training.synth)
+    other.sequence()
+    assert same(before, snapshot(training.synth))
+    assert not same(before, snapshot(other.synth))
+
+
+def test_a_checkpoint_of_another_size_changes_nothing():
+    source, training = dni.Synthesizer(SIZE + 1), Training()
+    before = snapshot(training.synth)
+    with pytest.raises(ValueError, match=r"size of the model; expected \(8, 8\) for .*, got"):
+        training.synth.load_state_dict(source.state_dict())
+    assert same(before, snapshot(training.synth))
+
+
+# -- errors that say which line to move --------------------------------------------------
+
+
+def window(training):
+    return training.core(torch.randn(3, BATCH, 3), training.state)
+
+
+def test_without_retain_graph():
+    training = Training()
+    output, state = window(training)
+    output.sum().backward()
+    with pytest.raises(RuntimeError, match="Add retain_graph=True there, or move the line"):
+        training.synth.backward_synthetic(state)
+
+
+def test_after_the_optimiser_has_stepped():
+    training = Training()
+    output, state = window(training)
+    output.sum().backward(retain_graph=True)
+    training.optimizer.step()
+    with pytest.raises(RuntimeError, match=r"Move the line .* above optimizer.step\(\)"):
+        training.synth.backward_synthetic(state)
+
+
+def test_with_a_detached_state():
+    training = Training()
+    _, state = window(training)
+    with pytest.raises(RuntimeError, match="Remove the line that detaches it"):
+        training.synth.backward_synthetic(tuple(part.detach() for part in state))
+
+
+def test_with_a_state_that_is_not_used():
+    training = Training()
+    training.window()
+    training.state = tuple(part.detach() for part in training.state)
+    training.window()
+    before = snapshot(training.synth)
+    with pytest.raises(RuntimeError, match="Start the next window from what backward_synthetic"):
+        training.synth.step()
+    assert same(before, snapshot(training.synth))
+    training.sequence()  # it has started anew
+
+
+def test_a_step_before_any_window():
+    synth = dni.Synthesizer(SIZE)
+    with pytest.raises(RuntimeError, match=r"expected a backward_synthetic\(hidden\) since the"):
+        synth.step()
+
+
+def test_a_step_without_a_new_window():
+    training = Training()
+    training.sequence()
+    with pytest.raises(RuntimeError, match=r"Move step\(\) to the end of the sequence"):
+        training.synth.step()
+
+
+@pytest.mark.parametrize(
+    ("is_lstm", "core", "error", "match"),
+    [
+        (True, nn.GRU(3, SIZE), TypeError, "build it with is_lstm=False"),
+        (False, lstm(), ValueError, "expected a trigger of 4 features.*Build it for 8"),
+    ],
+)
+def test_a_state_of_another_kind(is_lstm, core, error, match):
+    training = Training(is_lstm=is_lstm, core=core)
+    with pytest.raises(error, match=match):
+        training.window()
+
+
+def test_a_batch_that_changes_within_a_sequence():
+    training = Training()
+    training.window()
+    _, state = training.core(torch.randn(3, BATCH, 3), training.state)
+    with pytest.raises(ValueError, match=r"Call step\(\) where a sequence ends"):
+        training.synth.backward_synthetic(tuple(part[:, :2] for part in state))
+
+
+def test_nan_in_a_windows_gradient_teaches_nothing():
+    training = Training()
+    training.sequence()
+    training.state = None
+    training.window()
+    training.window()
+    output, state = window(training)
+    (output * float("nan")).sum().backward(retain_graph=True)
+    training.synth.backward_synthetic(state)
+    before = snapshot(training.synth)
+    with pytest.raises(FloatingPointError, match="dni.Synthesizer: a real message must be finite"):
+        training.synth.step()
+    assert same(before, snapshot(training.synth))
+    assert all(parameter.grad is None for parameter in training.synth.parameters())
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_a_size_is_a_positive_integer(size):
+    with pytest.raises(ValueError, match="dni.Synthesizer: expected size"):
+        dni.Synthesizer(size)
