@@ -20,23 +20,17 @@ same work, but for what rounding drives apart in a few hundred steps.
 from __future__ import annotations
 
 import argparse
-import gc
-import itertools
-import json
 import statistics
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import dni
+from benchmarks import measure
 from dni._objective import PRIOR, RATE
-from examples.training import environment
 
 CLASSES = 10
 
@@ -114,7 +108,7 @@ class Arm:
 
         self.loss = torch.compile(loss, fullgraph=True) if compiled else loss
 
-    def step(self) -> Tensor:
+    def step(self) -> None:
         """One training step."""
         self.optimizer.zero_grad()
         loss = self.loss()
@@ -123,22 +117,12 @@ class Arm:
             if isinstance(cut, ByHand):
                 cut.learn()
         self.optimizer.step()
-        return loss.detach()
+        self.loss_at_the_end = loss.detach()
 
     def peak_memory(self) -> float:
-        """MiB that a step adds at its worst, gradients and all: from the allocator's log."""
+        """Of one step, gradients and all."""
         self.optimizer.zero_grad()
-        gc.collect()  # what is there already must not be freed within the step
-        activities = [ProfilerActivity.CPU]
-        with profile(activities=activities, profile_memory=True, acc_events=True) as log:
-            self.step()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trace.json"
-            log.export_chrome_trace(str(path))
-            events = json.loads(path.read_text())["traceEvents"]
-        allocations = [event for event in events if event["name"] == "[memory]"]
-        sizes = (event["args"]["Bytes"] for event in sorted(allocations, key=lambda e: e["ts"]))
-        return max(itertools.accumulate(sizes)) / 2**20
+        return measure.peak_memory(self.step)
 
 
 def arms(width: int, cuts: int, batch: int, compiled: bool) -> dict[str, Arm]:
@@ -157,36 +141,22 @@ def arms(width: int, cuts: int, batch: int, compiled: bool) -> dict[str, Arm]:
     }
 
 
-def measure(arms: dict[str, Arm], turns: int) -> dict[str, dict[str, float]]:
+def compare(arms: dict[str, Arm], turns: int) -> dict[str, dict[str, float]]:
     """Times of all arms, taken in turns, their memory and their last loss."""
     for arm in arms.values():
         for _ in range(5):
             arm.step()
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    losses: dict[str, float] = {}
-    for _ in range(turns):
-        for name, arm in arms.items():
-            taken = []
-            for _ in range(10):
-                start = time.perf_counter()
-                loss = arm.step()
-                taken.append(1000 * (time.perf_counter() - start))
-            times[name].append(statistics.median(taken))
-            losses[name] = float(loss)
+    times = measure.in_turns({name: arm.step for name, arm in arms.items()}, turns, 10)
     return {
         name: {
             "ms": statistics.median(times[name]),
-            "of by hand": _ratio(times[name], times["by hand"]),
-            "of eager": _ratio(times[name], times["unlock=False"]),
+            "of by hand": measure.ratio(times[name], times["by hand"]),
+            "of eager": measure.ratio(times[name], times["unlock=False"]),
             "peak MiB": arm.peak_memory(),
-            "loss": losses[name],
+            "loss": float(arm.loss_at_the_end),
         }
         for name, arm in arms.items()
     }
-
-
-def _ratio(mine: list[float], other: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(mine, other, strict=True))
 
 
 def main() -> None:
@@ -209,7 +179,7 @@ def main() -> None:
         for cuts in arguments.cuts:
             ways = arms(width, cuts, arguments.batch, not arguments.no_compile)
             turns = max(5, arguments.turns * 256 // max(256, width))
-            for name, result in measure(ways, turns).items():
+            for name, result in compare(ways, turns).items():
                 rows.append({"width": width, "cuts": cuts, "arm": name, **result})
                 print(
                     f"{width:5d} {cuts:4d} {name:14s}{result['ms']:9.2f} "
@@ -218,10 +188,7 @@ def main() -> None:
                     flush=True,
                 )
             torch.compiler.reset()
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    settings = {name: str(value) for name, value in vars(arguments).items()}
-    content = {"arguments": settings, "environment": environment(), "rows": rows}
-    arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    measure.write(arguments.json, arguments, rows)
     print(arguments.json)
 
 

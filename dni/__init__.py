@@ -14,7 +14,7 @@ from dni.interfaces import (
 )
 from dni.parameters import base_parameters, synthesizer_parameters
 from dni.recurrent import AuxiliaryTask, Synthesizer, windows
-from dni.synthesizers import BasicSynthesizer, ConvSynthesizer
+from dni.synthesizers import BasicSynthesizer, Centered, ConvSynthesizer
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     # synthesizers
     "BasicSynthesizer",
     "ConvSynthesizer",
+    "Centered",
     # recurrent networks
     "windows",
     "AuxiliaryTask",

@@ -51,10 +51,12 @@ class Outcome:
         return _mean([cut.cosine for cut in self.cuts.values() if cut.messages])
 
 
-def options(description: str) -> argparse.ArgumentParser:
+def options(
+    description: str, data: str = "digits (default), mnist, or a folder of IDX files"
+) -> argparse.ArgumentParser:
     """The flags that every example has."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", help="digits (default), mnist, or a folder of IDX files")
+    parser.add_argument("--data", help=data)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=3e-4)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dni
+from tests import cases
 
 MAKERS = {
     "basic": lambda **options: dni.BasicSynthesizer(8, **options),
@@ -172,3 +173,74 @@ def test_a_trigger_of_another_width_is_refused(made, shape, match):
 def test_sizes_are_checked(build, match):
     with pytest.raises(ValueError, match=match):
         build()
+
+
+# -- centred ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (1, 5, 6), (2, 5, 6)])
+def test_centred_messages_have_no_mean_over_the_batch(shape):
+    inner = cases.synthesizer(6)
+    trigger = torch.randn(shape)
+    message = dni.Centered(inner)(trigger)
+    plain = inner(trigger)
+    torch.testing.assert_close(message, plain - plain.mean(-2, keepdim=True))
+    torch.testing.assert_close(message.mean(-2), torch.zeros(*shape[:-2], 6), atol=1e-6, rtol=0)
+
+
+def test_a_batch_of_one_is_left_as_it_is():
+    inner, trigger = cases.synthesizer(6), torch.randn(1, 1, 6)
+    assert torch.equal(dni.Centered(inner)(trigger), inner(trigger))
+
+
+def test_a_centred_synthesizer_passes_the_context_on():
+    inner = cases.Counting(6, context_classes=3)
+    labels = torch.tensor([0, 1, 2])
+    with dni.synthesizer_context(labels):
+        dni.BackwardInterface(dni.Centered(inner), unlock=False)(
+            torch.randn(3, 6, requires_grad=True)
+        )
+    assert inner.contexts == [labels]
+
+
+def test_only_a_module_can_be_centred():
+    with pytest.raises(TypeError, match="expected a torch.nn.Module with forward"):
+        dni.Centered(len)
+
+
+# -- the state of stacked layers -------------------------------------------------------
+
+
+def test_a_synthesizer_as_wide_as_all_layers_sees_them_joined():
+    made = cases.synthesizer(12, context_classes=3)
+    state, labels = torch.randn(2, 5, 6), torch.tensor([0, 1, 2, 0, 1])
+    expected = made(torch.cat([state[0], state[1]], -1), labels)
+    torch.testing.assert_close(torch.cat(list(made(state, labels)), -1), expected)
+
+
+def test_a_synthesizer_as_wide_as_one_layer_serves_each():
+    made, state = cases.synthesizer(6), torch.randn(2, 5, 6)
+    torch.testing.assert_close(made(state), torch.stack([made(state[0]), made(state[1])]))
+
+
+def test_sizes_of_one_may_be_left_out_of_a_context():
+    made, state = cases.synthesizer(6, context_classes=3), torch.randn(1, 5, 6)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    torch.testing.assert_close(made(state, labels), made(state, labels[None]))
+    with pytest.raises(ValueError, match=r"expected a context of shape \(2, 5\)"):
+        made(torch.randn(2, 5, 6), labels)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_an_activation_is_applied_between_layers(kind):
+    made = MAKERS[kind](n_hidden=1, activation=torch.sin)
+    hidden = made.input_trigger(torch.ones(TRIGGERS[kind]))
+    nn.init.normal_(made.layers[0].weight)
+    torch.testing.assert_close(made(torch.ones(TRIGGERS[kind])), made.layers[0](torch.sin(hidden)))
+
+
+def test_an_activation_is_a_function():
+    with pytest.raises(TypeError, match=r"got .*GELU.*Did you mean GELU\(\)\?"):
+        dni.BasicSynthesizer(8, activation=nn.GELU)
+    with pytest.raises(TypeError, match="a function of one tensor, got 'relu'"):
+        dni.BasicSynthesizer(8, activation="relu")

@@ -31,7 +31,7 @@ from dni import _checks, _trees
 from dni.contexts import current_context, synthesizer_context
 from dni.interfaces import BackwardInterface
 from dni.recurrent.auxiliary import AuxiliaryTask
-from dni.synthesizers import BasicSynthesizer
+from dni.synthesizers import BasicSynthesizer, Centered
 
 WHO = "dni.Synthesizer"
 
@@ -65,8 +65,8 @@ class Synthesizer(nn.Module):
     r"""Synthetic gradients for an existing loop of truncated BPTT, in three lines.
 
     The signature is that of an older library, whose loops run unchanged. It wraps a
-    :class:`dni.BackwardInterface` with a multi-layer perceptron, and an optimiser of its
-    own: do not give its parameters to another one.
+    :class:`dni.BackwardInterface` with a multi-layer perceptron (:class:`dni.Centered`), and
+    an optimiser of its own: do not give its parameters to another one.
 
     Args:
         size: width of the hidden state.
@@ -117,8 +117,10 @@ class Synthesizer(nn.Module):
         _checks.positive(WHO, size=size)
         width = 2 * size if is_lstm else size
 
-        def perceptron() -> BasicSynthesizer:
-            return BasicSynthesizer(width, n_hidden=hidden_layers, activation=activation())
+        def perceptron() -> nn.Module:
+            return Centered(
+                BasicSynthesizer(width, n_hidden=hidden_layers, activation=activation())
+            )
 
         self.is_lstm, self.use_improvement = is_lstm, use_improvement
         self.allow_backwarding = allow_backwarding

@@ -83,7 +83,8 @@ def windows(
 
     A context (:func:`dni.synthesizer_context`) may stand around the loop, or around
     ``window.backward`` alone where it belongs to one state: what was given when a state's
-    synthetic gradient was asked for is given again when it is learnt.
+    synthetic gradient was asked for is given again when it is learnt. The context of a
+    first ``state`` is the one around this call.
 
     Example:
         >>> core, readout = torch.nn.LSTM(3, 8), torch.nn.Linear(8, 1)
@@ -210,18 +211,19 @@ class Windows:
         leaves, rebuild = _trees.flatten(state, WHO)
         if window.state is not None:
             _checks.same_structure(window.state, state, WHO)
-        if self.interface is not None and self.interface.training and not window.last:
+        interface, synthetic = self.interface, None
+        if interface is not None and interface.training and not window.last:
             _checks.state_has_graph(leaves, WHO)
-        zeros = rebuild(torch.zeros_like(leaf) for leaf in leaves)
-        self.state = detached = rebuild(leaf.detach() for leaf in leaves)
+        detached = rebuild(leaf.detach() for leaf in leaves)
         with nullcontext() if deferring() else defer_backward():
             if loss is not None:
                 backward(loss)  # 2.
-            if self.interface is not None and not window.last:
-                synthetic = self.interface.backward(window.open(state, leaves, rebuild))  # 3.
+            if interface is not None and not window.last:
+                synthetic = interface.backward(window.open(state, leaves, rebuild))  # 3.
+            elif window.last:  # nothing comes after it
+                synthetic = rebuild(torch.zeros_like(leaf) for leaf in leaves)
             if self.auxiliary is not None and window.state is not None:
-                self.auxiliary.send(zeros if window.last else synthetic, window.state)
-        if self.interface is not None and window.last:
-            self.interface.send(zeros, detached)
-        self._context = current_context()
-        self._open = None
+                self.auxiliary.send(synthetic, window.state)
+        if interface is not None and window.last:
+            interface.send(synthetic, detached)
+        self.state, self._context, self._open = detached, current_context(), None

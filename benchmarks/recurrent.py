@@ -1,0 +1,282 @@
+"""Short windows with synthetic gradients: what they cost, and what they learn.
+
+``python -m benchmarks.recurrent cost`` takes an LSTM (256 units, batch 32) through one
+sequence, in windows of different lengths: time per sequence, and the peak memory of a
+window. Arms: truncated BPTT, DNI by :func:`dni.windows`, and the same arithmetic written
+out in torch only. ``rows``, ``copy`` and ``penn`` train the examples of these names, all
+arms at one size, and report what they learnt. Every finished run is a line in a file; a
+benchmark that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dni
+from benchmarks import measure
+from dni._objective import PRIOR, RATE
+from examples.copy_task import main as copy_task
+from examples.data import load as load_images
+from examples.recurrent import Arm
+from examples.row_mnist import main as row_mnist
+
+UNITS, BATCH, FEATURES, STEPS = 256, 32, 64, 100
+
+
+# -- cost ----------------------------------------------------------------------------
+
+
+class Sequence:
+    """One pass over a sequence in windows; subclasses say what a window is."""
+
+    def __init__(self, window: int) -> None:
+        torch.manual_seed(0)
+        self.size = window
+        self.core, self.readout = nn.LSTM(FEATURES, UNITS), nn.Linear(UNITS, FEATURES)
+        self.x, self.y = torch.randn(STEPS, BATCH, FEATURES), torch.randn(STEPS, BATCH, FEATURES)
+        self.synthesizer = dni.BasicSynthesizer(2 * UNITS)
+        self.interface: dni.BackwardInterface | None = None
+
+    def loss(self, x: Tensor, y: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """A window's loss, and the state after it."""
+        output, state = self.core(x, state)
+        return F.mse_loss(self.readout(output), y), state
+
+    def run(self) -> None:
+        """The whole sequence; gradients add up."""
+        for window in dni.windows(self.x, self.y, size=self.size, interface=self.interface):
+            window.backward(*self.loss(*window, window.state))
+
+    def step(self) -> None:
+        """Gradients from nothing."""
+        for module in (self.core, self.readout, self.synthesizer):
+            module.zero_grad()
+        self.run()
+
+
+class Decoupled(Sequence):
+    """With our interface."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__(window)
+        self.interface = dni.BackwardInterface(self.synthesizer)
+
+
+class ByHand(Sequence):
+    """The arithmetic of :class:`Decoupled`, without the library."""
+
+    def run(self) -> None:
+        """Steps 1 to 3 of :mod:`dni.recurrent.windows`."""
+        moments, state = torch.full((2,), PRIOR), None
+        parts = list(zip(self.x.split(self.size), self.y.split(self.size), strict=True))
+        for index, (x, y) in enumerate(parts):
+            if index:  # the state as a leaf, and what is predicted for it
+                state = tuple(part.detach().requires_grad_() for part in state)
+                found, start = moments.clone(), state
+                predicted = self.synthesizer(torch.cat([part.detach() for part in start], -1))
+            loss, state = self.loss(x, y, state)
+            pairs: list[tuple[Tensor, Tensor | None]] = [(loss, None)]
+            if index < len(parts) - 1:  # the synthetic gradient of the last state
+                with torch.no_grad():
+                    output = self.synthesizer(torch.cat([part.detach() for part in state], -1))
+                    sent = output * (moments[0] / moments[1]).sqrt()
+                pairs += zip(state, sent.split(UNITS, -1), strict=True)
+            torch.autograd.backward(*zip(*pairs, strict=True))
+            if index:  # learn the real one
+                real = torch.cat([part.grad for part in start], -1)
+                moments = self.learn(predicted, real, found, moments)
+        last = torch.cat([part.detach() for part in state], -1)
+        self.learn(self.synthesizer(last), torch.zeros_like(last), moments.clone(), moments)
+
+    def learn(self, predicted: Tensor, real: Tensor, found: Tensor, moments: Tensor) -> Tensor:
+        """The regression; returns the new moments."""
+        mean_square = real.square().mean()
+        if not torch.isfinite(mean_square):
+            raise FloatingPointError
+        new = torch.stack((mean_square, torch.ones_like(mean_square)))
+        square, weight = torch.lerp(found, new, RATE)
+        F.mse_loss(predicted, real / (square / weight).sqrt()).backward()
+        return moments + RATE * (new - found)
+
+
+COSTS = {"BPTT": Sequence, "DNI": Decoupled, "by hand": ByHand}
+
+
+def cost(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time and memory against the length of the window."""
+    rows = []
+    print(f"{'window':>6s} {'arm':8s} {'ms/sequence':>12s} {'of by hand':>11s} {'peak MiB':>9s}")
+    for window in arguments.windows or (1, 2, 5, 10, 20, 50, 100):
+        arms = {name: kind(window) for name, kind in COSTS.items()}
+        times = measure.in_turns({name: arm.step for name, arm in arms.items()}, arguments.turns, 3)
+        for name, arm in arms.items():
+            result = {
+                "window": window,
+                "arm": name,
+                "ms": statistics.median(times[name]),
+                "of by hand": measure.ratio(times[name], times["by hand"]),
+                "peak MiB": measure.peak_memory(arm.step),
+                "gradient": float(arm.core.weight_hh_l0.grad.norm()),
+            }
+            rows.append(result)
+            print(
+                f"{window:6d} {name:8s} {result['ms']:12.2f} {result['of by hand']:11.3f} "
+                f"{result['peak MiB']:9.2f}",
+                flush=True,
+            )
+    return rows
+
+
+# -- learning ------------------------------------------------------------------------
+
+Train = Callable[[Arm, int], dict[str, Any]]  # an arm and a seed: what came out
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
+    """Digits row by row: accuracy after 1200 batches of 100."""
+    data = load_images(arguments.data)
+
+    def train(arm: Arm, seed: int) -> dict[str, Any]:
+        outcome = row_mnist.train(arm, data, arguments.steps or 1200, 100, seed)
+        cosines = {step: measured.cosine for step, measured in outcome.cuts.items()}
+        return {"score": 100 - outcome.test_error, "cosine": cosines}
+
+    for window in arguments.windows or (1, 2, 7, 14):
+        for arm in arms(Arm(window, hidden=512)):
+            yield arm, train
+    yield Arm(data.train_x.shape[2]), train
+
+
+def copy(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
+    """Copy: the longest sequence solved after 20,000 batches of 32."""
+
+    def train(arm: Arm, seed: int) -> dict[str, Any]:
+        outcome = copy_task.train(arm, arguments.steps or 20_000, 32, seed)
+        return {"score": outcome.solved, "curve": outcome.curve, "cosine": outcome.cosine}
+
+    for window in arguments.windows or (2, 3, 4, 5):
+        for arm in arms(Arm(window)):
+            yield arm, train
+    yield Arm(10_000), train
+
+
+def arms(plain: Arm) -> Iterator[Arm]:
+    """Truncated BPTT; DNI and cDNI, each also with the auxiliary task."""
+    yield plain
+    for context in (False, True):
+        for aux in (0.0, 0.1):
+            yield replace(plain, dni=True, context=context, aux=aux)
+
+
+def learn(task: Callable[..., Iterator[tuple[Arm, Train]]], arguments: argparse.Namespace) -> None:
+    """Train every arm with every seed, but for what the file has already."""
+    path: Path = arguments.json.with_suffix(".jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    for seed in range(arguments.seeds):
+        for arm, train in task(arguments):
+            key = {"arm": asdict(arm), "steps": arguments.steps, "seed": seed}
+            if any({name: line[name] for name in key} == key for line in lines):
+                continue
+            lines.append(key | {"name": arm.name, **train(arm, seed)})
+            with path.open("a") as file:
+                file.write(json.dumps(lines[-1]) + "\n")
+            print(
+                f"window {arm.window}, {arm.name}, seed {seed}: {lines[-1]['score']:.2f}",
+                flush=True,
+            )
+    wanted = [asdict(arm) for arm, _ in task(arguments)]
+    lines = [line for line in lines if line["arm"] in wanted and line["steps"] == arguments.steps]
+    table(lines)
+    measure.write(arguments.json, arguments, lines)
+    draw(lines, task.__doc__ or "", arguments.json.with_suffix(".png"))
+
+
+def scores(lines: list[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
+    """By arm and window, over the seeds."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for line in lines:
+        by_window = found.setdefault(line["name"], {})
+        by_window.setdefault(line["arm"]["window"], []).append(line["score"])
+    return found
+
+
+def table(lines: list[dict[str, Any]]) -> None:
+    """Medians over the seeds, and their range."""
+    found = scores(lines)
+    windows = sorted({window for by_window in found.values() for window in by_window})
+    print(f"{'window':12s}" + "".join(f"{window:>22d}" for window in windows))
+    for name, by_window in found.items():
+        cells = []
+        for window in windows:
+            seeds = by_window.get(window, [])
+            text = (
+                f"{statistics.median(seeds):.1f} ({min(seeds):.1f}-{max(seeds):.1f})"
+                if seeds
+                else ""
+            )
+            cells.append(f"{text:>22s}")
+        print(f"{name:12s}" + "".join(cells))
+
+
+def draw(lines: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Score against window, a line for each arm; the full unroll is a level."""
+    figure, axes = plt.subplots(figsize=(5, 3.4))
+    for name, by_window in scores(lines).items():
+        full = max(max(found) for found in scores(lines).values())
+        level = by_window.pop(full, None)
+        color = axes.plot(
+            list(by_window),
+            [statistics.median(seeds) for seeds in by_window.values()],
+            marker="o",
+            label=name,
+        )[0].get_color()
+        for window, seeds in by_window.items():
+            axes.plot([window] * len(seeds), seeds, ".", color=color, alpha=0.4)
+        if level:
+            axes.axhline(statistics.median(level), color="gray", ls=":", label="full unroll")
+    axes.set(xlabel="window", title=title.split(":")[0], ylabel=title.split(": ")[-1])
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    tasks = {"cost": cost, "rows": rows, "copy": copy}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=tuple(tasks))
+    parser.add_argument("--windows", type=int, nargs="+")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of training; else what the task's table has")
+    parser.add_argument("--data", help="as for the example")
+    parser.add_argument("--turns", type=int, default=10, help="of the cost")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    arguments.json = arguments.json or Path(f"results/recurrent-{arguments.task}.json")
+    torch.set_num_threads(arguments.threads)
+    if arguments.task == "cost":
+        measure.write(arguments.json, arguments, cost(arguments))
+    else:
+        learn(tasks[arguments.task], arguments)
+    print(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

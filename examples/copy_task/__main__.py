@@ -1,0 +1,5 @@
+"""``python -m examples.copy_task``."""
+
+from examples.copy_task.main import main
+
+main()

@@ -1,0 +1,187 @@
+"""The recurrent examples run as their readers would run them, for a few steps."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import pytest
+import torch
+
+from examples import text
+from examples.copy_task.main import END, REPEAT, SILENT, START, Curriculum, targets_to_come
+
+ARMS = ([], ["--dni"], ["--dni", "--context", "--hidden", "16"], ["--dni", "--context", "--aux"])
+
+
+def run(monkeypatch, module, *flags):
+    monkeypatch.setattr(sys, "argv", [module, *map(str, flags)])
+    importlib.import_module(module).main()
+
+
+@pytest.fixture(autouse=True)
+def _embedded_data(monkeypatch):
+    monkeypatch.delenv("DNI_DATA", raising=False)
+    monkeypatch.setattr(text, "MODULES", "argparse bisect")
+
+
+@pytest.mark.parametrize("flags", ARMS, ids=" ".join)
+def test_row_mnist(monkeypatch, tmp_path, capsys, flags):
+    path = tmp_path / "outcome.json"
+    run(
+        monkeypatch,
+        "examples.row_mnist.main",
+        *("--steps", 20, "--batch", 32, "--window", 3, "--json", path, *flags),
+    )
+    printed = capsys.readouterr()
+    assert "digits: test error" in printed.out
+    assert printed.err == ""  # no progress bar in a pipe
+    ((outcome,),) = json.loads(path.read_text())["arms"].values()
+    assert list(outcome["cuts"]) == (["step 3", "step 6"] if flags else [])
+
+
+@pytest.mark.parametrize("flags", [*ARMS, ["--repeat"]], ids=" ".join)
+def test_copy_task(monkeypatch, tmp_path, capsys, flags):
+    path = tmp_path / "outcome.json"
+    run(
+        monkeypatch,
+        "examples.copy_task.main",
+        *("--steps", 10, "--batch", 4, "--units", 8, "--json", path, *flags),
+    )
+    assert "solved up to length 0" in capsys.readouterr().out
+    assert json.loads(path.read_text())["arms"]
+
+
+def test_the_copy_tasks_sequences():
+    task = Curriculum(repeat=True, symbols=2, repeats=3)
+    inputs, targets = task.batch(5, torch.Generator().manual_seed(0))
+    assert len(inputs) == len(targets) == task.length == (3 + 1) * 2 + 3
+    symbols = inputs[1:3].argmax(-1)
+    assert torch.equal(targets[4:10], symbols.repeat(3, 1))
+    assert bool((inputs[0, :, START] == 1).all())
+    assert bool((inputs[3, :, REPEAT] == 3).all())
+    assert bool((inputs[4:] == 0).all())
+    assert bool((targets[:4] == SILENT).all())
+    assert bool((targets[10] == END).all())
+    told = targets_to_come(targets)
+    assert torch.equal(told(4)[:, :9].argmax(-1), targets[4])
+    assert told(0)[:, :9].sum() == 0
+    assert told(11).sum() == 0
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+def test_the_copy_tasks_curriculum(repeat):
+    task, seen = Curriculum(repeat), []
+    for bits in (0.1, 0.2, 0.1, 0.1, 0.1):
+        seen.append((task.symbols, task.repeats, task.solved))
+        task.advance(bits)
+    if repeat:
+        assert seen == [(1, 1, 0), (2, 1, 5), (2, 1, 5), (2, 2, 7), (3, 1, 9)]
+    else:
+        assert seen == [(1, 1, 0), (2, 1, 5), (2, 1, 5), (3, 1, 7), (4, 1, 9)]
+
+
+PENN = "examples.penn_treebank.main"
+SMALL = ("--batch", 4, "--units", 12, "--embedding", 8, "--every", 10)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *ARMS,
+        ["--level", "word", "--dni"],
+        ["--model", "GRU", "--dni", "--layers", "2"],
+        ["--model", "RNN_TANH", "--dni"],
+        ["--model", "RNN_RELU", "--tied", "--units", "8", "--bptt", "3"],
+    ],
+    ids=" ".join,
+)
+def test_penn_treebank(monkeypatch, tmp_path, capsys, flags):
+    path = tmp_path / "outcome.json"
+    run(monkeypatch, PENN, "--steps", 20, "--json", path, *SMALL, *flags)
+    assert "bits per" in capsys.readouterr().out
+    ((outcome,),) = json.loads(path.read_text())["arms"].values()
+    assert [step for step, _ in outcome["curve"]] == [10, 20]
+    assert outcome["bits"] > 0
+
+
+def test_a_language_model_goes_on_where_it_stopped(monkeypatch, tmp_path, capsys):
+    straight, stopped = tmp_path / "straight.pt", tmp_path / "stopped.pt"
+    flags = (*SMALL, "--dni", "--context", "--aux")
+    run(monkeypatch, PENN, "--steps", 20, "--save", straight, *flags)
+    run(monkeypatch, PENN, "--steps", 10, "--save", stopped, *flags)
+    run(monkeypatch, PENN, "--steps", 20, "--save", stopped, "--resume", stopped, *flags)
+    one, other = torch.load(straight), torch.load(stopped)
+    for part in ("model", "helpers"):
+        for name, value in one[part].items():
+            assert torch.equal(value, other[part][name]), name
+    assert one["progress"]["curve"] == other["progress"]["curve"]
+
+
+def test_a_checkpoint_of_another_size_is_refused(monkeypatch, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    run(monkeypatch, PENN, "--steps", 10, "--save", path, *SMALL)
+    with pytest.raises(SystemExit, match="was saved with --units 12, this run has 16"):
+        run(monkeypatch, PENN, "--steps", 20, "--resume", path, *SMALL, "--units", 16)
+
+
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_text_is_generated_from_a_checkpoint(monkeypatch, tmp_path, capsys, level):
+    path = tmp_path / "checkpoint.pt"
+    run(monkeypatch, PENN, "--steps", 10, "--save", path, *SMALL, "--level", level)
+    capsys.readouterr()
+    run(monkeypatch, "examples.penn_treebank.generate", path, "--count", 30)
+    said = capsys.readouterr().out
+    assert len(said) - 1 == 30 or level == "word"
+    assert said.strip()
+
+
+def test_the_penn_treebank_is_read_from_a_folder(tmp_path):
+    for part in ("valid", "test"):
+        (tmp_path / f"ptb.{part}.txt").write_text(" a line of words \n" * 40)
+    small = text.load(str(tmp_path), "word")
+    assert small.name == "penn, small split"
+    assert len(small.train) == 5 * (40 + 30 + 1) or len(small.train) == 5 * (40 + 30)
+    (tmp_path / "ptb.train.txt").write_text(" other words \n" * 40)
+    assert text.load(str(tmp_path), "word").name == "penn"
+    assert text.load(str(tmp_path), "char").decode([0]) in ("\n", " ")
+    with pytest.raises(SystemExit, match=r"has no ptb.valid.txt and ptb.test.txt: put"):
+        text.load(str(tmp_path / "nowhere"), "char")
+
+
+def test_the_embedded_text_is_there_in_full(monkeypatch):
+    monkeypatch.undo()
+    corpus = text.load("docs", "char")
+    assert len(corpus.train) > 300_000
+    assert corpus.decode(corpus.train[:200].tolist()).isprintable() is False  # it has lines
+
+
+def test_unfitting_flags_are_refused(monkeypatch, capsys):
+    for flags in (["--aux"], ["--context"], ["--window", "0"]):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "examples.row_mnist.main", *flags)
+    assert "--aux adds a task to the synthesizer" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="expected equal sizes, got --embedding 64 and --units 8"):
+        run(monkeypatch, PENN, "--tied", "--units", "8")
+
+
+@pytest.mark.parametrize(
+    ("task", "flags"),
+    [("cost", ("--turns", 1)), ("rows", ("--steps", 3)), ("copy", ("--steps", 3))],
+)
+def test_the_benchmark_runs(monkeypatch, tmp_path, capsys, task, flags):
+    path = tmp_path / "result.json"
+    common = ("--windows", 25 if task == "cost" else 4, "--seeds", 1, "--json", path)
+    run(monkeypatch, "benchmarks.recurrent", task, *common, *flags)
+    rows = json.loads(path.read_text())["rows"]
+    if task == "cost":
+        gradients = {row["arm"]: row["gradient"] for row in rows}
+        assert gradients["DNI"] == pytest.approx(gradients["by hand"], rel=1e-4)
+        return
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert {row["name"] for row in rows} == {"BPTT", "DNI", "DNI + aux", "cDNI", "cDNI + aux"}
+    before = capsys.readouterr().out
+    assert before.count("seed 0") == len(rows)
+    run(monkeypatch, "benchmarks.recurrent", task, *common, *flags)  # nothing left to do
+    assert "seed 0" not in capsys.readouterr().out
