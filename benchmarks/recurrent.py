@@ -31,8 +31,10 @@ from benchmarks import measure
 from dni._objective import PRIOR, RATE
 from examples.copy_task import main as copy_task
 from examples.data import load as load_images
+from examples.penn_treebank import main as penn_treebank
 from examples.recurrent import Arm
 from examples.row_mnist import main as row_mnist
+from examples.text import load as load_text
 
 UNITS, BATCH, FEATURES, STEPS = 256, 32, 64, 100
 
@@ -162,16 +164,35 @@ def rows(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
 
 
 def copy(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
-    """Copy: the longest sequence solved after 20,000 batches of 32."""
+    """Copy: the longest sequence solved after 10,000 batches of 32."""
 
     def train(arm: Arm, seed: int) -> dict[str, Any]:
-        outcome = copy_task.train(arm, arguments.steps or 20_000, 32, seed)
+        outcome = copy_task.train(arm, arguments.steps or 10_000, 32, seed)
         return {"score": outcome.solved, "curve": outcome.curve, "cosine": outcome.cosine}
 
     for window in arguments.windows or (2, 3, 4, 5):
-        for arm in arms(Arm(window)):
+        for arm in arms(Arm(window, lr=2e-3, synthesizer_lr=3e-3)):
             yield arm, train
-    yield Arm(10_000), train
+    yield Arm(10_000, lr=2e-3), train
+
+
+def penn(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
+    """Characters: bits per character after 30,000 windows of 5, or as much text in longer ones."""
+    corpus, steps = load_text(arguments.data, "char"), arguments.steps or 30_000
+
+    def train(arm: Arm, seed: int) -> dict[str, Any]:
+        flags = penn_treebank.options().parse_args(["--seed", str(seed)])
+        vars(flags).update(asdict(arm))
+        run = penn_treebank.Run(corpus, flags)
+        equal_text = penn_treebank.train(run, steps * 5 // arm.window, steps // 24)
+        found = {"score": equal_text.bits}
+        if arm.window > 5:
+            found["equal steps"] = penn_treebank.train(run, steps, steps // 24).bits
+        return found | {"curve": run.curve}
+
+    for window in arguments.windows or (5, 8):
+        plain = Arm(window, lr=1e-3, synthesizer_lr=3e-4, hidden=512)
+        yield from ((arm, train) for arm in (arms(plain) if window == 5 else [plain]))
 
 
 def arms(plain: Arm) -> Iterator[Arm]:
@@ -187,8 +208,9 @@ def learn(task: Callable[..., Iterator[tuple[Arm, Train]]], arguments: argparse.
     path: Path = arguments.json.with_suffix(".jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    todo = [pair for pair in task(arguments) if pair[0].name in (arguments.arms or [pair[0].name])]
     for seed in range(arguments.seeds):
-        for arm, train in task(arguments):
+        for arm, train in todo:
             key = {"arm": asdict(arm), "steps": arguments.steps, "seed": seed}
             if any({name: line[name] for name in key} == key for line in lines):
                 continue
@@ -196,10 +218,10 @@ def learn(task: Callable[..., Iterator[tuple[Arm, Train]]], arguments: argparse.
             with path.open("a") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
             print(
-                f"window {arm.window}, {arm.name}, seed {seed}: {lines[-1]['score']:.2f}",
+                f"window {arm.window}, {arm.name}, seed {seed}: {lines[-1]['score']:.4g}",
                 flush=True,
             )
-    wanted = [asdict(arm) for arm, _ in task(arguments)]
+    wanted = [asdict(arm) for arm, _ in todo]
     lines = [line for line in lines if line["arm"] in wanted and line["steps"] == arguments.steps]
     table(lines)
     measure.write(arguments.json, arguments, lines)
@@ -225,7 +247,7 @@ def table(lines: list[dict[str, Any]]) -> None:
         for window in windows:
             seeds = by_window.get(window, [])
             text = (
-                f"{statistics.median(seeds):.1f} ({min(seeds):.1f}-{max(seeds):.1f})"
+                f"{statistics.median(seeds):.4g} ({min(seeds):.4g}-{max(seeds):.4g})"
                 if seeds
                 else ""
             )
@@ -248,7 +270,8 @@ def draw(lines: list[dict[str, Any]], title: str, path: Path) -> None:
         for window, seeds in by_window.items():
             axes.plot([window] * len(seeds), seeds, ".", color=color, alpha=0.4)
         if level:
-            axes.axhline(statistics.median(level), color="gray", ls=":", label="full unroll")
+            label = "full unroll" if full > 20 else f"BPTT, windows of {full}"
+            axes.axhline(statistics.median(level), color="gray", ls=":", label=label)
     axes.set(xlabel="window", title=title.split(":")[0], ylabel=title.split(": ")[-1])
     axes.legend(fontsize=8)
     figure.tight_layout()
@@ -258,10 +281,11 @@ def draw(lines: list[dict[str, Any]], title: str, path: Path) -> None:
 
 def main() -> None:
     """Run what the command line asks for."""
-    tasks = {"cost": cost, "rows": rows, "copy": copy}
+    tasks = {"cost": cost, "rows": rows, "copy": copy, "penn": penn}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument("--windows", type=int, nargs="+")
+    parser.add_argument("--arms", nargs="+", help='some of BPTT, DNI, "DNI + aux", cDNI, ...')
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of training; else what the task's table has")
     parser.add_argument("--data", help="as for the example")

@@ -170,7 +170,7 @@ def recurrent_unlock() -> None:
                 sheet.arrow((x - 1.4, 3.75), (x - 0.7, 3.75))
                 sheet.arrow((x - 0.7, 3.4), (x - 1.4, 3.4), GREEN)
         sheet.text((left + 3.0, 6.6), f"window {window + 1}", weight="bold")
-    sheet.text((17.4, 3.6), ". . .")
+    sheet.text((18.3, 3.6), ". . .")
     # the cut between the windows
     sheet.arrow((6.4, 3.75), (10.7, 3.75), style="--")
     sheet.text((8.55, 3.45), "h")
@@ -183,6 +183,12 @@ def recurrent_unlock() -> None:
     sheet.arrow((9.6, 6.05), (10.27, 5.42), BLUE)
     sheet.arrow((10.7, 3.4), (10.4, 5.13), GREEN, bend=-0.35)
     sheet.text((9.3, 2.95), "make_trigger(h)", GREEN)
+    # the bootstrapped target: what the next cut sends is on its way back too
+    sheet.arrow((17.6, 5.6), (16.35, 3.4), BLUE, bend=-0.25)
+    sheet.text((17.4, 5.95), "backward(h')", BLUE)
+    sheet.text(
+        (13.5, 1.5), "target of s(h): the window's own gradient + what s(h') sends back", GREEN
+    )
     sheet.legend(FORWARD, UNLOCKED, REAL, SYNTHETIC)
     sheet.save("rnn-update-unlock")
 

@@ -168,11 +168,16 @@ def test_unfitting_flags_are_refused(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("task", "flags"),
-    [("cost", ("--turns", 1)), ("rows", ("--steps", 3)), ("copy", ("--steps", 3))],
+    [
+        ("cost", ("--turns", 1)),
+        ("rows", ("--steps", 3)),
+        ("copy", ("--steps", 3)),
+        ("penn", ("--steps", 24)),
+    ],
 )
 def test_the_benchmark_runs(monkeypatch, tmp_path, capsys, task, flags):
     path = tmp_path / "result.json"
-    common = ("--windows", 25 if task == "cost" else 4, "--seeds", 1, "--json", path)
+    common = ("--windows", {"cost": 25, "penn": 5}.get(task, 4), "--seeds", 1, "--json", path)
     run(monkeypatch, "benchmarks.recurrent", task, *common, *flags)
     rows = json.loads(path.read_text())["rows"]
     if task == "cost":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dni._checks.messages import nonfinite_message
-from dni._checks.words import is_integer_from, kind, shape, structure
+from dni._checks.words import alike, is_integer_from, kind, shape, structure
 
 
 def sequences(tensors: Sequence[Any], time: int, who: str) -> None:
@@ -65,12 +65,11 @@ def window_open(is_open: bool, who: str) -> None:
 
 
 def same_structure(before: Any, after: Any, who: str) -> None:
-    expected, got = structure(before), structure(after)
-    if expected != got:
+    if not alike(before, after):
         raise ValueError(
             f"{who}: the state after a window has the structure of the state before it; expected "
-            f"{expected}, got {got}. Hand over what the core returned; where a new sequence starts "
-            "or the batch changes, start a new loop with a new state."
+            f"{structure(before)}, got {structure(after)}. Hand over what the core returned; where "
+            "a new sequence starts or the batch changes, start a new loop with a new state."
         )
 
 

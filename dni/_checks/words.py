@@ -28,6 +28,17 @@ def output_dim_hint(output: Tensor, like: Tensor) -> str:
     return f" Did you mean output_dim={like.shape[-1]}?" if same_but_width else ""
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Whether two messages have the same containers and sizes."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape
+    if type(one) is not type(other) or len(one) != len(other):
+        return False
+    if isinstance(one, dict):
+        return all(key in other and alike(item, other[key]) for key, item in one.items())
+    return all(alike(a, b) for a, b in zip(one, other, strict=True))
+
+
 def structure(message: Any) -> str:
     """``(Tensor(1, 5, 2), Tensor(1, 5, 2))``, for an LSTM's state."""
     if isinstance(message, Tensor):

@@ -120,7 +120,8 @@ class UnidirectionalInterface(nn.Module):
         _checks.unchanged(version, _version(joined), self.synthesizer, self.who)
         _checks.is_tensor(output, self.synthesizer, self.who)
         if like is not None:
-            _checks.prediction(output, _trees.join(like, self.who), self.who)
+            expected = joined if like is trigger else _trees.join(like, self.who)
+            _checks.prediction(output, expected, self.who)
         return Prediction(output, self.objective.snapshot())
 
     def _regress(self, real: list[Tensor], predicted: Prediction) -> None:

@@ -153,7 +153,7 @@ def targets_to_come(targets: Tensor) -> Callable[[int], Tensor]:
 def main() -> None:
     """Train with the options of the command line."""
     parser = recurrent.options(__doc__.splitlines()[0], window=3, data=argparse.SUPPRESS)
-    parser.set_defaults(steps=20000, batch=64, lr=1e-3)
+    parser.set_defaults(steps=10000, batch=32, lr=2e-3, synthesizer_lr=3e-3)
     parser.add_argument("--repeat", action="store_true", help="repeat copy: R grows up to N")
     parser.add_argument("--units", type=int, default=128)
     arguments = recurrent.parse(parser)

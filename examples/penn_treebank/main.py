@@ -85,7 +85,9 @@ class Run:
         if not self.arm.context:
             return None
         tokens = self.train[position : position + self.arm.window + 1]
-        told = self.model.embedding.weight[tokens].detach()
+        told = F.layer_norm(
+            self.model.embedding.weight[tokens].detach(), (self.arguments.embedding,)
+        )
         missing = self.arm.window + 1 - len(told)
         return F.pad(told, (0, 0, 0, 0, 0, missing)).transpose(0, 1).flatten(1)
 
@@ -187,7 +189,7 @@ def options() -> argparse.ArgumentParser:
         window=5,
         data="docs (Python's docstrings, default), or a folder with the Penn Treebank files",
     )
-    parser.set_defaults(steps=5000, batch=32, lr=2e-3, factor=0.5, synthesizer_lr=1e-4)
+    parser.set_defaults(steps=5000, batch=32, lr=1e-3, hidden=512, synthesizer_lr=3e-4)
     parser.add_argument("--level", choices=("char", "word"), default="char")
     parser.add_argument("--model", choices=tuple(CORES), default="LSTM")
     parser.add_argument("--embedding", type=int, default=64)

@@ -30,8 +30,8 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(tokens, embedding)
         self.core = kind(embedding, units, layers, **options)
         self.readout = nn.Linear(units, tokens)
-        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         if tied:
+            nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
             self.readout.weight = self.embedding.weight
         self.state_width = layers * units * (2 if core == "LSTM" else 1)
 
