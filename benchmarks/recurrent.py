@@ -15,6 +15,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,24 +147,58 @@ def cost(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 # -- learning ------------------------------------------------------------------------
 
 Train = Callable[[Arm, int], dict[str, Any]]  # an arm and a seed: what came out
+Job = tuple[str, Arm, Train]
 
 
-def rows(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
+def rows(arguments: argparse.Namespace) -> Iterator[Job]:
     """Digits row by row: accuracy after 1200 batches of 100."""
+    train, full = row_training(arguments)
+    for window in arguments.windows or (1, 2, 7, 14):
+        for arm in arms(Arm(window, hidden=512)):
+            yield arm.name, arm, train
+    yield "BPTT", Arm(full), train
+
+
+def trials(arguments: argparse.Namespace) -> Iterator[Job]:
+    """Digits row by row, one thing changed: accuracy after 1200 batches of 100."""
+    train, _ = row_training(arguments)
+    changes: tuple[dict[str, Any], ...] = (
+        {},
+        {"aux": 0.1},
+        {"aux": 1.0},
+        {"context": False},
+        {"centered": False},
+        {"centered": False, "context": False},
+        {"normalize": False},
+        {"hidden": 0},
+        {"hidden": 128},
+        {"synthesizer_lr": 3e-4},
+        {"synthesizer_lr": 3e-3},
+        {"synthesizer_lr": 1e-2},
+        {"factor": 0.5},
+    )
+    for window in arguments.windows or (2, 7):
+        base = Arm(window, dni=True, context=True, hidden=512)
+        for change in changes:
+            name = ", ".join(f"{key}={value}" for key, value in change.items()) or "cDNI"
+            yield name, replace(base, **change), train
+        yield "a step after each window", base, partial(train, each_window=True)
+
+
+def row_training(arguments: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], int]:
+    """How an arm is trained, and how many rows an image has."""
     data = load_images(arguments.data)
 
-    def train(arm: Arm, seed: int) -> dict[str, Any]:
-        outcome = row_mnist.train(arm, data, arguments.steps or 1200, 100, seed)
+    def train(arm: Arm, seed: int, each_window: bool = False) -> dict[str, Any]:
+        steps = arguments.steps or 1200
+        outcome = row_mnist.train(arm, data, steps, 100, seed, each_window)
         cosines = {step: measured.cosine for step, measured in outcome.cuts.items()}
         return {"score": 100 - outcome.test_error, "cosine": cosines}
 
-    for window in arguments.windows or (1, 2, 7, 14):
-        for arm in arms(Arm(window, hidden=512)):
-            yield arm, train
-    yield Arm(data.train_x.shape[2]), train
+    return train, data.train_x.shape[2]
 
 
-def copy(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
+def copy(arguments: argparse.Namespace) -> Iterator[Job]:
     """Copy: the longest sequence solved after 10,000 batches of 32."""
 
     def train(arm: Arm, seed: int) -> dict[str, Any]:
@@ -172,13 +207,13 @@ def copy(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
 
     for window in arguments.windows or (2, 3, 4, 5):
         for arm in arms(Arm(window, lr=2e-3, synthesizer_lr=3e-3)):
-            yield arm, train
-    yield Arm(10_000, lr=2e-3), train
+            yield arm.name, arm, train
+    yield "BPTT", Arm(10_000, lr=2e-3), train
 
 
-def penn(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
-    """Characters: bits per character after 30,000 windows of 5, or as much text in longer ones."""
-    corpus, steps = load_text(arguments.data, "char"), arguments.steps or 30_000
+def penn(arguments: argparse.Namespace) -> Iterator[Job]:
+    """Characters: bits per character after 20,000 windows of 5, or as much text in longer ones."""
+    corpus, steps = load_text(arguments.data, "char"), arguments.steps or 20_000
 
     def train(arm: Arm, seed: int) -> dict[str, Any]:
         flags = penn_treebank.options().parse_args(["--seed", str(seed)])
@@ -192,7 +227,8 @@ def penn(arguments: argparse.Namespace) -> Iterator[tuple[Arm, Train]]:
 
     for window in arguments.windows or (5, 8):
         plain = Arm(window, lr=1e-3, synthesizer_lr=3e-4, hidden=512)
-        yield from ((arm, train) for arm in (arms(plain) if window == 5 else [plain]))
+        for arm in arms(plain) if window == 5 else [plain]:
+            yield arm.name, arm, train
 
 
 def arms(plain: Arm) -> Iterator[Arm]:
@@ -203,29 +239,26 @@ def arms(plain: Arm) -> Iterator[Arm]:
             yield replace(plain, dni=True, context=context, aux=aux)
 
 
-def learn(task: Callable[..., Iterator[tuple[Arm, Train]]], arguments: argparse.Namespace) -> None:
+def learn(task: Callable[..., Iterator[Job]], arguments: argparse.Namespace) -> None:
     """Train every arm with every seed, but for what the file has already."""
     path: Path = arguments.json.with_suffix(".jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    todo = [pair for pair in task(arguments) if pair[0].name in (arguments.arms or [pair[0].name])]
+    jobs = [job for job in task(arguments) if job[0] in (arguments.arms or [job[0]])]
+    wanted = []
     for seed in range(arguments.seeds):
-        for arm, train in todo:
-            key = {"arm": asdict(arm), "steps": arguments.steps, "seed": seed}
-            if any({name: line[name] for name in key} == key for line in lines):
-                continue
-            lines.append(key | {"name": arm.name, **train(arm, seed)})
-            with path.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-            print(
-                f"window {arm.window}, {arm.name}, seed {seed}: {lines[-1]['score']:.4g}",
-                flush=True,
-            )
-    wanted = [asdict(arm) for arm, _ in todo]
-    lines = [line for line in lines if line["arm"] in wanted and line["steps"] == arguments.steps]
-    table(lines)
-    measure.write(arguments.json, arguments, lines)
-    draw(lines, task.__doc__ or "", arguments.json.with_suffix(".png"))
+        for name, arm, train in jobs:
+            key = {"name": name, "arm": asdict(arm), "steps": arguments.steps, "seed": seed}
+            line = next((line for line in lines if line | key == line), None)
+            if line is None:
+                line = key | train(arm, seed)
+                with path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(f"window {arm.window}, {name}, seed {seed}: {line['score']:.4g}", flush=True)
+            wanted.append(line)
+    table(wanted)
+    measure.write(arguments.json, arguments, wanted)
+    draw(wanted, task.__doc__ or "", arguments.json.with_suffix(".png"))
 
 
 def scores(lines: list[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
@@ -241,7 +274,7 @@ def table(lines: list[dict[str, Any]]) -> None:
     """Medians over the seeds, and their range."""
     found = scores(lines)
     windows = sorted({window for by_window in found.values() for window in by_window})
-    print(f"{'window':12s}" + "".join(f"{window:>22d}" for window in windows))
+    print(f"{'window':24s}" + "".join(f"{window:>22d}" for window in windows))
     for name, by_window in found.items():
         cells = []
         for window in windows:
@@ -252,7 +285,7 @@ def table(lines: list[dict[str, Any]]) -> None:
                 else ""
             )
             cells.append(f"{text:>22s}")
-        print(f"{name:12s}" + "".join(cells))
+        print(f"{name:24s}" + "".join(cells))
 
 
 def draw(lines: list[dict[str, Any]], title: str, path: Path) -> None:
@@ -281,7 +314,7 @@ def draw(lines: list[dict[str, Any]], title: str, path: Path) -> None:
 
 def main() -> None:
     """Run what the command line asks for."""
-    tasks = {"cost": cost, "rows": rows, "copy": copy, "penn": penn}
+    tasks = {"cost": cost, "rows": rows, "trials": trials, "copy": copy, "penn": penn}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument("--windows", type=int, nargs="+")

@@ -34,6 +34,21 @@ def window_size(size: Any, who: str) -> None:
         raise ValueError(f"{who}: a window has at least one step; expected size>=1, got {size!r}.")
 
 
+def helpers(interface: Any, its: type, auxiliary: Any, task: type, who: str) -> None:
+    """What stands beside the network."""
+    for name, value, wanted in (("interface", interface, its), ("auxiliary", auxiliary, task)):
+        if value is not None and not isinstance(value, wanted):
+            raise TypeError(
+                f"{who}: expected a dni.{wanted.__name__} as {name}, got {kind(value)}. Wrap a "
+                f"synthesizer: dni.{wanted.__name__}(synthesizer)."
+            )
+    if auxiliary is not None and interface is None:
+        raise ValueError(
+            f"{who}: the auxiliary task foresees synthetic gradients; expected an interface that "
+            "makes them beside it, got none. Pass interface=dni.BackwardInterface(synthesizer)."
+        )
+
+
 def lengths(given: Any, sequence: Tensor, time: int, who: str) -> int:
     """The longest of them."""
     steps, rows = sequence.shape[time], sequence.shape[1 - time] if sequence.dim() > 1 else 0

@@ -28,7 +28,7 @@ what the synthesizer learns of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -105,6 +105,7 @@ def windows(
     time = 1 if batch_first else 0
     _checks.sequences(sequences, time, WHO)
     _checks.window_size(size, WHO)
+    _checks.helpers(interface, BackwardInterface, auxiliary, AuxiliaryTask, WHO)
     steps = sequences[0].shape[time]
     if lengths is not None:
         steps = _checks.lengths(lengths, sequences[0], time, WHO)
@@ -148,13 +149,14 @@ class Window:
             loss: the loss of this window; ``None`` where it has none.
             state: the state after it.
         """
-        self._loop.finish(self, loss, state)
+        self._loop._finish(self, loss, state)
 
-    def open(self, state: Any, leaves: list[Tensor], rebuild: _trees.Rebuild) -> Any:
-        """``state`` where the future may be sent into it: not into rows that have ended."""
+    def _in_rows_ahead(self, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
+        """``message`` in the rows that go on behind this window, ``other`` of it elsewhere."""
         if self._ahead is None:
-            return state
-        return rebuild(torch.where(self._ahead, leaf, leaf.detach()) for leaf in leaves)
+            return message
+        leaves, rebuild = _trees.flatten(message, WHO)
+        return rebuild(torch.where(self._ahead, leaf, other(leaf)) for leaf in leaves)
 
 
 class Windows:
@@ -205,25 +207,27 @@ class Windows:
         self._next += 1
         return self._open
 
-    def finish(self, window: Window, loss: Tensor | None, state: Any) -> None:
+    def _finish(self, window: Window, loss: Tensor | None, state: Any) -> None:
         """:meth:`Window.backward`."""
         _checks.window_open(self._open is window, WHO)
         leaves, rebuild = _trees.flatten(state, WHO)
         if window.state is not None:
             _checks.same_structure(window.state, state, WHO)
-        interface, synthetic = self.interface, None
-        if interface is not None and interface.training and not window.last:
+        ahead = None if window.last else self.interface  # what knows of something behind this
+        if ahead is not None and ahead.training:
             _checks.state_has_graph(leaves, WHO)
-        detached = rebuild(leaf.detach() for leaf in leaves)
+        synthetic = None
         with nullcontext() if deferring() else defer_backward():
             if loss is not None:
                 backward(loss)  # 2.
-            if interface is not None and not window.last:
-                synthetic = interface.backward(window.open(state, leaves, rebuild))  # 3.
-            elif window.last:  # nothing comes after it
+            if ahead is not None:
+                synthetic = ahead.backward(window._in_rows_ahead(state, Tensor.detach))  # 3.
+            if synthetic is None:
                 synthetic = rebuild(torch.zeros_like(leaf) for leaf in leaves)
             if self.auxiliary is not None and window.state is not None:
-                self.auxiliary.send(synthetic, window.state)
-        if interface is not None and window.last:
-            interface.send(synthetic, detached)
-        self.state, self._context, self._open = detached, current_context(), None
+                told = window._in_rows_ahead(synthetic, torch.zeros_like)
+                self.auxiliary.send(told, window.state)
+        self.state = rebuild(leaf.detach() for leaf in leaves)
+        if window.last and self.interface is not None:
+            self.interface.send(synthetic, self.state)
+        self._context, self._open = current_context(), None

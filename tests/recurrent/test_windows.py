@@ -311,3 +311,27 @@ def test_nan_in_a_windows_gradient_teaches_nothing():
         next(windows)
     for window in loop.windows():
         window.backward(*loop.loss(window))
+
+
+def test_what_stands_beside_the_network_is_of_its_kind():
+    x, synthesizer = torch.zeros(4, 2), cases.synthesizer(3)
+    with pytest.raises(TypeError, match=r"expected a dni.BackwardInterface as interface, got a B"):
+        dni.windows(x, size=2, interface=synthesizer)
+    interface = dni.BackwardInterface(synthesizer)
+    with pytest.raises(TypeError, match=r"as auxiliary, got a BasicSynthesizer. Wrap a synth"):
+        dni.windows(x, size=2, interface=interface, auxiliary=synthesizer)
+    with pytest.raises(ValueError, match="expected an interface that makes them beside it"):
+        dni.windows(x, size=2, auxiliary=dni.AuxiliaryTask(synthesizer))
+
+
+def test_rows_that_have_ended_foresee_nothing():
+    loop = Loop()
+    task = dni.AuxiliaryTask(cases.synthesizer(2 * HIDDEN))
+    seen = []
+    task.send = lambda message, trigger: seen.append(message)
+    for window in loop.windows(auxiliary=task, lengths=torch.tensor([9, 5])):
+        window.backward(*loop.loss(window))
+    (first, _), (last, _) = seen
+    assert first[0, 0].abs().min() > 0
+    assert bool((first[0, 1] == 0).all())
+    assert bool((last == 0).all())
