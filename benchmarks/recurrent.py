@@ -248,7 +248,8 @@ def learn(task: Callable[..., Iterator[Job]], arguments: argparse.Namespace) -> 
     wanted = []
     for seed in range(arguments.seeds):
         for name, arm, train in jobs:
-            key = {"name": name, "arm": asdict(arm), "steps": arguments.steps, "seed": seed}
+            what = {"data": arguments.data, "steps": arguments.steps, "seed": seed}
+            key = {"name": name, "arm": asdict(arm), **what}
             line = next((line for line in lines if line | key == line), None)
             if line is None:
                 line = key | train(arm, seed)
@@ -291,8 +292,9 @@ def table(lines: list[dict[str, Any]]) -> None:
 def draw(lines: list[dict[str, Any]], title: str, path: Path) -> None:
     """Score against window, a line for each arm; the full unroll is a level."""
     figure, axes = plt.subplots(figsize=(5, 3.4))
-    for name, by_window in scores(lines).items():
-        full = max(max(found) for found in scores(lines).values())
+    found = scores(lines)
+    full = max(window for by_window in found.values() for window in by_window)
+    for name, by_window in found.items():
         level = by_window.pop(full, None)
         color = axes.plot(
             list(by_window),

@@ -75,6 +75,10 @@ class Objective(nn.Module):
         dtype = dtype or u.dtype
         return (u if snapshot is None else _wide(u) * _scale(snapshot)).to(dtype)
 
+    def divided(self, message: Tensor, snapshot: Tensor | None) -> Tensor:
+        """``m / r``: a message in the units of a prediction."""
+        return message if snapshot is None else _wide(message) / _scale(snapshot)
+
     @torch.no_grad()
     def gradient(
         self,

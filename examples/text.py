@@ -45,16 +45,21 @@ class Corpus:
     valid: Tensor
     test: Tensor
 
-    def decode(self, numbers: list[int]) -> str:
-        """Text again."""
-        words = [self.tokens[number] for number in numbers]
-        if max(map(len, self.tokens)) == 1:
-            return "".join(words)
-        return " ".join(words).replace(f" {END_OF_LINE} ", "\n")
+
+def decode(tokens: list[str], numbers: list[int]) -> str:
+    """The text that numbers stand for."""
+    words = [tokens[number] for number in numbers]
+    if max(map(len, tokens)) == 1:
+        return "".join(words)
+    return " ".join(words).replace(f" {END_OF_LINE} ", "\n")
 
 
 def load(source: str | None, level: str) -> Corpus:
-    """The text that ``--data source`` means, by ``"char"`` or by ``"word"``; see the module."""
+    """The text that ``--data source`` means, by ``"char"`` or by ``"word"``; see the module.
+
+    What is not among the most common tokens of the training text is unknown: a space, or
+    ``<unk>``.
+    """
     source = source or os.environ.get("DNI_DATA") or "docs"
     if source == "docs":
         name, texts = "docs", _split("\n".join(_docstrings()), 0.8, 0.9)
@@ -109,7 +114,6 @@ def _docstrings() -> Iterator[str]:
 
 
 def _characters(text: str) -> list[str]:
-    """Lower case; whatever is rare enough becomes a space, being unknown."""
     return list(text.lower())
 
 

@@ -75,7 +75,8 @@ def misplaced(synthesizer: nn.Module, trigger: Tensor, who: str, cause: Exceptio
                 argument = repr(str(want)) if what == "device" else str(want)
                 raise TypeError(
                     f"{who}: a synthesizer's parameters and its trigger must fit; expected {what} "
-                    f"{want}, got {have}. Convert the synthesizer: interface.to({argument})."
+                    f"{want}, got {have}. Convert the synthesizer: interface.to({argument}). "
+                    "(If the trigger was made under autocast, call this under it too.)"
                 ) from cause
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from dni._checks.messages import nonfinite_message
 from dni._checks.words import alike, is_integer_from, kind, shape, structure
 
 
@@ -52,7 +52,8 @@ def helpers(interface: Any, its: type, auxiliary: Any, task: type, who: str) -> 
 def lengths(given: Any, sequence: Tensor, time: int, who: str) -> int:
     """The longest of them."""
     steps, rows = sequence.shape[time], sequence.shape[1 - time] if sequence.dim() > 1 else 0
-    fits = isinstance(given, Tensor) and not given.is_floating_point() and given.shape == (rows,)
+    counts = isinstance(given, Tensor) and given.dtype in (torch.int32, torch.int64)
+    fits = counts and given.shape == (rows,)
     if not fits or not bool(((given >= 1) & (given <= steps)).all()):
         got = f"{given.dtype} {given.tolist()}" if isinstance(given, Tensor) else kind(given)
         raise ValueError(
@@ -60,6 +61,24 @@ def lengths(given: Any, sequence: Tensor, time: int, who: str) -> int:
             f"{steps}, got {got}."
         )
     return int(given.max())
+
+
+def batch_of_state(leaves: Sequence[Tensor], rows: int, who: str) -> None:
+    for leaf in leaves:
+        if leaf.dim() < 2 or leaf.shape[-2] != rows:
+            raise ValueError(
+                f"{who}: with lengths, the rows of a state are told apart in its last dimension "
+                f"but one; expected {rows} there, got a state of shape {shape(leaf)}. Transpose "
+                "it, or leave lengths out and mask the loss alone."
+            )
+
+
+def loop_is_new(new: bool, who: str) -> None:
+    if not new:
+        raise RuntimeError(
+            f"{who}: a loop runs through its sequence once; expected a new one, got one that has "
+            "reached the end. Call dni.windows(...) again for the next pass."
+        )
 
 
 def window_finished(finished: bool, who: str) -> None:
@@ -148,6 +167,45 @@ def misplaced_line(who: str) -> Iterator[None]:
         raise
 
 
+def classes(who: str, **given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, type):
+            example = {"activation": "torch.nn.GELU", "optimizer": "torch.optim.AdamW"}[name]
+            raise TypeError(
+                f"{who}: expected {name} to be a class, such as {example}, got {value!r}."
+            )
+
+
+def same_optimizer(mine: dict[str, Any], saved: dict[str, Any], who: str) -> None:
+    """Before anything is loaded."""
+    (own,), (other,) = mine["param_groups"], saved["param_groups"]
+    if own.keys() != other.keys() or len(own["params"]) != len(other["params"]):
+        raise ValueError(
+            f"{who}: a checkpoint holds the state of its optimiser; expected one of "
+            f"{len(own['params'])} parameters with the settings {sorted(own)}, got "
+            f"{len(other['params'])} with {sorted(other)}. Build it with the optimizer, "
+            "hidden_layers and aux that the checkpoint was saved with."
+        )
+
+
+def late_gradient(who: str) -> NoReturn:
+    raise RuntimeError(
+        f"{who}: step() has learnt the gradient of a state already; expected no other one at it, "
+        "got a backward pass that reaches it now. Move synth.step() below loss.backward()."
+    )
+
+
+def idle_steps(count: int, who: str) -> None:
+    if count == 20:
+        warnings.warn(
+            f"{who}: in the last {count} steps no gradient has reached any state that "
+            "backward_synthetic returned, so it has learnt nothing but zeros. Does the loop detach "
+            "the state afterwards, or start from another one? (Sequences of one window have no "
+            "future to learn: then leave the synthesizer out.)",
+            stacklevel=3,
+        )
+
+
 def stepped_after_a_window(ready: bool, who: str) -> None:
     if not ready:
         raise RuntimeError(
@@ -170,4 +228,8 @@ def state_was_used(reached: bool, who: str) -> None:
 def finite_gradients(gradients: Sequence[Tensor], who: str) -> None:
     for gradient in gradients:
         if not bool(torch.isfinite(gradient).all()):
-            nonfinite_message(gradient, "raise", who)
+            raise FloatingPointError(
+                f"{who}: a real gradient must be finite; expected numbers at every state, got NaN "
+                "or Inf. Nothing was learnt from these windows. Look for the cause in the loss; "
+                "skip step() and start a new sequence to go on."
+            )

@@ -35,7 +35,7 @@ def alike(one: Any, other: Any) -> bool:
     if type(one) is not type(other) or len(one) != len(other):
         return False
     if isinstance(one, dict):
-        return all(key in other and alike(item, other[key]) for key, item in one.items())
+        return list(one) == list(other) and all(alike(one[key], other[key]) for key in one)
     return all(alike(a, b) for a, b in zip(one, other, strict=True))
 
 

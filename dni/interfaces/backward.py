@@ -151,9 +151,12 @@ class BackwardInterface(UnidirectionalInterface):
             trigger: a state that requires grad; a tensor or a structure of tensors.
             factor: overrides the interface's ``factor`` for this call.
 
+        The real gradient from beyond the window never comes, so what is sent is
+        ``(1 - mix) * factor`` times the synthetic one: with ``mix=1`` nothing.
+
         Returns:
-            the synthetic gradient, before ``factor``, in the structure of ``trigger``;
-            ``None`` in eval mode and under ``no_grad``.
+            the synthetic gradient as predicted, in the structure of ``trigger``; ``None``
+            in eval mode and under ``no_grad``.
 
         Example:
             >>> interface = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=2))
@@ -169,6 +172,7 @@ class BackwardInterface(UnidirectionalInterface):
             return None
         leaves, rebuild = _trees.flatten(trigger, self.who)
         scale = self._factor if factor is None else _checks.factor(factor, self.who)
+        scale *= 1 - self._mix
         with torch.no_grad():
             predicted = self._ask(leaves)
         return rebuild(_trees.split(self._send_upstream(leaves, predicted, scale), leaves))
@@ -232,6 +236,8 @@ class BackwardInterface(UnidirectionalInterface):
         """Backpropagate from the trigger, now or deferred; its graph is used up then."""
         self._may_backpropagate()
         synthetic = self.objective.scaled(*predicted, leaves[0].dtype)
+        if factor == 0:
+            return synthetic
         parts = _trees.split(weighted(synthetic, factor), leaves)
         backward_all(list(zip(leaves, parts, strict=True)), self.who)
         if not deferring():

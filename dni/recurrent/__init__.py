@@ -15,6 +15,6 @@ All are written with :meth:`dni.BackwardInterface.make_trigger` and
 
 from dni.recurrent.auxiliary import AuxiliaryTask
 from dni.recurrent.synthesizer import Synthesizer
-from dni.recurrent.windows import Window, Windows, windows
+from dni.recurrent.windows import Loop, Window, windows
 
-__all__ = ["AuxiliaryTask", "Synthesizer", "Window", "Windows", "windows"]
+__all__ = ["AuxiliaryTask", "Loop", "Synthesizer", "Window", "windows"]

@@ -74,7 +74,11 @@ class AuxiliaryTask(UnidirectionalInterface):
         target = _trees.join([tensor.detach() for tensor in real], self.who)
         output = self.synthesizer(_trees.join(known, self.who), current_context())
         _checks.prediction(output, target, self.who)
-        snapshot, learning = self.objective.snapshot(), output.requires_grad
-        gradient = self.objective.gradient(output, target, snapshot, learning, self.who)
+        if not output.requires_grad:
+            return
+        snapshot = self.objective.snapshot()
+        if not any(parameter.requires_grad for parameter in self.synthesizer.parameters()):
+            target, snapshot = self.objective.divided(target, snapshot), None  # its scale stays
+        gradient = self.objective.gradient(output, target, snapshot, True, self.who)
         if gradient is not None:
             backward_all([(output, self.weight * gradient)], self.who)

@@ -74,15 +74,16 @@ class Synthesizer(nn.Module):
             ``size`` wide in all. Stacked layers share one small perceptron.
         hidden_layers: of the perceptron; 0 is linear.
         factor: scale of the synthetic gradient where it is sent; the paper uses 0.1.
-        allow_backwarding: whether the loss of the regression also reaches the state. Like
-            every loss behind the state, it gets there by way of the synthetic gradient.
+        allow_backwarding: whether the loss of the regression also reaches the state, in
+            units of the real gradients. Like every loss behind the state, it gets there by
+            way of the synthetic gradient.
         activation: class of the perceptron's activation.
         optimizer: class of its optimiser.
         lr: its rate. A synthesizer follows a network that moves: faster is better, until
             it diverges.
         aux: whether to add the auxiliary task (:class:`dni.AuxiliaryTask`).
-        use_improvement: teach 0 for the last state of a sequence: one that no gradient has
-            reached by the ``step()`` after the next.
+        use_improvement: teach 0 for the last state of a sequence: one that was the newest at
+            a ``step()``, and that no gradient has reached by the next.
 
     Example:
         >>> rnn = torch.nn.GRU(3, 8)
@@ -115,6 +116,7 @@ class Synthesizer(nn.Module):
     ) -> None:
         super().__init__()
         _checks.positive(WHO, size=size)
+        _checks.classes(WHO, activation=activation, optimizer=optimizer)
         width = 2 * size if is_lstm else size
 
         def perceptron() -> nn.Module:
@@ -128,7 +130,9 @@ class Synthesizer(nn.Module):
         self.auxiliary = AuxiliaryTask(perceptron(), name=f"{WHO}, aux") if aux else None
         self.optimizer = optimizer(self.parameters(), lr=lr)  # type: ignore[call-arg]
         self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_follow_parameters)  # type: ignore[no-untyped-call]
         self._boundaries: list[_Boundary] = []
+        self._idle_steps = 0  # in a row, in which no state had received a gradient
 
     @property
     def factor(self) -> float:
@@ -175,8 +179,11 @@ class Synthesizer(nn.Module):
         """Learn from the windows since the last ``step()``.
 
         Call it after the last window of a sequence; after every window works as well. The
-        newest state waits for the next call: its gradient is still to come.
+        newest state waits for the next call: its gradient is still to come. What waits to
+        be learnt is kept until then, a state for each window.
         """
+        if not (self.training and torch.is_grad_enabled()):
+            return
         boundaries, self._boundaries = self._boundaries, []
         _checks.stepped_after_a_window(bool(boundaries) and not boundaries[-1].kept, WHO)
         *done, newest = boundaries
@@ -192,6 +199,8 @@ class Synthesizer(nn.Module):
             self.optimizer.step()
         finally:
             self.optimizer.zero_grad()
+        self._idle_steps = 0 if any(boundary.reached for boundary in done) else self._idle_steps + 1
+        _checks.idle_steps(self._idle_steps, WHO)
 
     def _learn(self, boundary: _Boundary, after: _Boundary) -> None:
         """3. One regression: the gradients of all losses behind the state are its target."""
@@ -202,15 +211,17 @@ class Synthesizer(nn.Module):
             if self.allow_backwarding:
                 message = self._with_own_loss(boundary, message)
             self.interface.send(message, boundary.leaves)
+        for leaf in boundary.leaves:  # what comes now comes too late
+            leaf.register_hook(_refuse_late_gradient)  # type: ignore[no-untyped-call]
 
     def _with_own_loss(self, boundary: _Boundary, message: list[Tensor]) -> list[Tensor]:
         """``message``, and the gradient of the regression itself."""
         objective = self.interface.objective
-        scale = objective.scaled(torch.ones(()), objective.snapshot())
-        predicted = self.interface.synthesizer(_trees.join(boundary.leaves, WHO), boundary.context)
-        loss = F.mse_loss(predicted, _trees.join(message, WHO) / scale)
+        trigger, target = (_trees.join(part, WHO) for part in (boundary.leaves, message))
+        scale = objective.scaled(target.new_ones(()), objective.snapshot())
+        loss = F.mse_loss(self.interface.synthesizer(trigger, boundary.context), target / scale)
         own = torch.autograd.grad(loss, boundary.leaves)
-        return [real + extra for real, extra in zip(message, own, strict=True)]
+        return [real + scale * extra for real, extra in zip(message, own, strict=True)]
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimiser's state: ``state_dict`` has all that a resumed run needs."""
@@ -218,10 +229,33 @@ class Synthesizer(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`get_extra_state`."""
+        _checks.same_optimizer(self.optimizer.state_dict(), state, WHO)
         self.optimizer.load_state_dict(state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Synthesizer:
-        """``.to(device)`` takes the optimiser's state along."""
+        """``.to(device)`` takes the optimiser along; states of before are of no use after it."""
+        before = next(self.parameters())
+        kind = before.device, before.dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.optimizer.load_state_dict(self.optimizer.state_dict())
+        _follow_parameters(self)
+        after = next(self.parameters())
+        if (after.device, after.dtype) != kind:
+            self._boundaries = []
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts between sequences: no gradient reaches copied states."""
+        return self.__dict__ | {"_boundaries": []}
+
+
+def _follow_parameters(synthesizer: Synthesizer, *_: Any) -> None:
+    """The optimiser's parameters are the module's, after a move or ``assign=True`` too."""
+    state = synthesizer.optimizer.state_dict()
+    synthesizer.optimizer.param_groups[0]["params"] = list(synthesizer.parameters())
+    synthesizer.optimizer.state.clear()
+    synthesizer.optimizer.load_state_dict(state)
+
+
+def _refuse_late_gradient(gradient: Tensor) -> None:
+    """A hook on a state that has been learnt."""
+    _checks.late_gradient(WHO)

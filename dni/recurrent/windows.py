@@ -58,7 +58,7 @@ def windows(
     lengths: Tensor | None = None,
     batch_first: bool = False,
     ends: bool = True,
-) -> Windows:
+) -> Loop:
     r"""Truncated BPTT over ``sequences``, with synthetic gradients from beyond each window.
 
     Yields one :class:`Window` of at most ``size`` steps after the other. The body of the
@@ -77,6 +77,7 @@ def windows(
         lengths: steps of each row, ``(batch,)``, where they differ. A row that has ended is
             sent nothing and teaches 0; leave its steps out of the loss with ``window.mask``.
             A state has its batch in the last dimension but one, as all of PyTorch's do.
+            With ``ends=False`` a row as long as the piece goes on.
         batch_first: sequences are ``(batch, time, ...)``; else ``(time, batch, ...)``.
         ends: whether the sequence ends here. ``False`` for a piece of a stream that goes
             on: pass its ``state`` to the next call.
@@ -108,8 +109,14 @@ def windows(
     _checks.helpers(interface, BackwardInterface, auxiliary, AuxiliaryTask, WHO)
     steps = sequences[0].shape[time]
     if lengths is not None:
-        steps = _checks.lengths(lengths, sequences[0], time, WHO)
-    return Windows(sequences, size, steps, interface, state, auxiliary, lengths, time, ends)
+        longest = _checks.lengths(lengths, sequences[0], time, WHO)
+        lengths = lengths.to(sequences[0].device)
+        if not ends:
+            lengths = torch.where(lengths == steps, steps + 1, lengths)
+        steps = longest
+    slices = [torch.split(s.narrow(time, 0, steps), size, time) for s in sequences]
+    parts = list(zip(*slices, strict=True))
+    return Loop(parts, time, interface, state, auxiliary, lengths, ends)
 
 
 class Window:
@@ -123,17 +130,18 @@ class Window:
         mask: ``True`` for the steps within ``lengths``, in the parts' layout; else ``None``.
     """
 
-    def __init__(self, loop: Windows, parts: tuple[Tensor, ...], start: int, state: Any) -> None:
-        self.parts, self.start, self.state = parts, start, state
-        stop = start + parts[0].shape[loop.time]
-        self.last = loop.ends and stop == loop.steps
+    def __init__(
+        self, loop: Loop, parts: tuple[Tensor, ...], start: int, state: Any, last: bool
+    ) -> None:
+        self.parts, self.start, self.state, self.last = parts, start, state, last
         self.mask: Tensor | None = None
-        self._ahead: Tensor | None = None  # rows that go on behind this window
         if loop.lengths is not None:
+            stop = start + parts[0].shape[loop.time]
             index = torch.arange(start, stop, device=loop.lengths.device)
             mask = index[:, None] < loop.lengths
             self.mask = mask.t() if loop.time else mask
-            self._ahead = (loop.lengths > stop)[:, None]
+            # rows that have not ended before this window, and behind it: (batch, 1)
+            self._inside, self._ahead = ((loop.lengths > step)[:, None] for step in (start, stop))
         self._loop = loop
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -142,8 +150,9 @@ class Window:
     def backward(self, loss: Tensor | None, state: Any) -> None:
         r"""Backpropagate this window: its loss, and the synthetic gradient of ``state``.
 
-        Afterwards the gradients are in ``.grad``, and ``state`` is handed on. Where this
-        raises, no synthesizer has learnt from the window; call ``zero_grad()``.
+        Afterwards the gradients are in ``.grad``, and ``state`` is handed on. Under
+        ``no_grad`` only the latter. Where this raises, no synthesizer has learnt from the
+        window's gradient; call ``zero_grad()``.
 
         Args:
             loss: the loss of this window; ``None`` where it has none.
@@ -151,16 +160,22 @@ class Window:
         """
         self._loop._finish(self, loss, state)
 
-    def _in_rows_ahead(self, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
+    def _behind(self, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
         """``message`` in the rows that go on behind this window, ``other`` of it elsewhere."""
-        if self._ahead is None:
-            return message
-        leaves, rebuild = _trees.flatten(message, WHO)
-        return rebuild(torch.where(self._ahead, leaf, other(leaf)) for leaf in leaves)
+        return message if self.mask is None else _choose(self._ahead, message, other)
+
+    def _before(self, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
+        """Likewise, in the rows that had not ended before it."""
+        return message if self.mask is None else _choose(self._inside, message, other)
 
 
-class Windows:
-    """The loop itself, an iterator over :class:`Window`.
+def _choose(rows: Tensor, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
+    leaves, rebuild = _trees.flatten(message, WHO)
+    return rebuild(torch.where(rows, leaf, other(leaf)) for leaf in leaves)
+
+
+class Loop:
+    """What :func:`windows` returns: an iterator over windows, to be run through once.
 
     Attributes:
         state: the state after the last finished window, detached: what the next piece of
@@ -169,22 +184,17 @@ class Windows:
 
     def __init__(
         self,
-        sequences: tuple[Tensor, ...],
-        size: int,
-        steps: int,
+        parts: list[tuple[Tensor, ...]],
+        time: int,
         interface: BackwardInterface | None,
         state: Any,
         auxiliary: AuxiliaryTask | None,
         lengths: Tensor | None,
-        time: int,
         ends: bool,
     ) -> None:
-        self.state, self.steps, self.time, self.ends = state, steps, time, ends
-        self.lengths, self.interface, self.auxiliary = lengths, interface, auxiliary
-        slices = [torch.split(s.narrow(time, 0, steps), size, time) for s in sequences]
-        self._parts = list(zip(*slices, strict=True))
-        self._size = size
-        self._next = 0
+        self.state, self.time, self.lengths = state, time, lengths
+        self._interface, self._auxiliary = interface, auxiliary
+        self._parts, self._next, self._start, self._ends = parts, 0, 0, ends
         self._open: Window | None = None
         self._context = current_context()  # in which the state was asked about last
 
@@ -192,6 +202,7 @@ class Windows:
         return len(self._parts)
 
     def __iter__(self) -> Iterator[Window]:
+        _checks.loop_is_new(self._next < len(self._parts), WHO)
         return self
 
     def __next__(self) -> Window:
@@ -199,12 +210,14 @@ class Windows:
         if self._next == len(self._parts):
             raise StopIteration
         state = self.state
-        if state is not None and self.interface is not None:
+        if state is not None and self._interface is not None:
             with synthesizer_context(self._context):
-                state = self.interface.make_trigger(state)  # 1.
-        parts, start = self._parts[self._next], self._next * self._size
-        self._open = Window(self, parts, start, state)
+                state = self._interface.make_trigger(state)  # 1.
+        parts, start = self._parts[self._next], self._start
         self._next += 1
+        self._start += parts[0].shape[self.time]
+        last = self._ends and self._next == len(self._parts)
+        self._open = Window(self, parts, start, state, last)
         return self._open
 
     def _finish(self, window: Window, loss: Tensor | None, state: Any) -> None:
@@ -213,7 +226,22 @@ class Windows:
         leaves, rebuild = _trees.flatten(state, WHO)
         if window.state is not None:
             _checks.same_structure(window.state, state, WHO)
-        ahead = None if window.last else self.interface  # what knows of something behind this
+        if self.lengths is not None:
+            _checks.batch_of_state(leaves, len(self.lengths), WHO)
+        if torch.is_grad_enabled():
+            self._backpropagate(window, loss, state, leaves, rebuild)
+        self.state = rebuild(leaf.detach() for leaf in leaves)
+        self._context, self._open = current_context(), None
+
+    def _backpropagate(
+        self,
+        window: Window,
+        loss: Tensor | None,
+        state: Any,
+        leaves: list[Tensor],
+        rebuild: _trees.Rebuild,
+    ) -> None:
+        ahead = None if window.last else self._interface  # what knows of something behind this
         if ahead is not None and ahead.training:
             _checks.state_has_graph(leaves, WHO)
         synthetic = None
@@ -221,13 +249,12 @@ class Windows:
             if loss is not None:
                 backward(loss)  # 2.
             if ahead is not None:
-                synthetic = ahead.backward(window._in_rows_ahead(state, Tensor.detach))  # 3.
+                synthetic = ahead.backward(window._behind(state, Tensor.detach))  # 3.
             if synthetic is None:
                 synthetic = rebuild(torch.zeros_like(leaf) for leaf in leaves)
-            if self.auxiliary is not None and window.state is not None:
-                told = window._in_rows_ahead(synthetic, torch.zeros_like)
-                self.auxiliary.send(told, window.state)
-        self.state = rebuild(leaf.detach() for leaf in leaves)
-        if window.last and self.interface is not None:
-            self.interface.send(synthetic, self.state)
-        self._context, self._open = current_context(), None
+            if self._auxiliary is not None and window.state is not None:
+                told = window._behind(synthetic, torch.zeros_like)
+                with synthesizer_context(self._context):
+                    self._auxiliary.send(told, window._before(window.state, Tensor.detach))
+        if window.last and self._interface is not None:
+            self._interface.send(synthetic, state)

@@ -31,6 +31,7 @@ class Run:
     def __init__(self, corpus: Corpus, arguments: argparse.Namespace) -> None:
         torch.manual_seed(arguments.seed)
         self.arguments, self.arm = arguments, recurrent.Arm.of(arguments)
+        self.tokens = corpus.tokens
         a = arguments
         self.model = LanguageModel(
             len(corpus.tokens), a.model, a.embedding, a.units, a.layers, a.tied
@@ -97,7 +98,8 @@ class Run:
         partial = path.with_suffix(".partial")
         torch.save(
             {
-                "arguments": {k: v for k, v in vars(self.arguments).items() if k in MODEL_FLAGS},
+                "arguments": {k: v for k, v in vars(self.arguments).items() if k not in FREE_FLAGS},
+                "tokens": self.tokens,
                 "model": self.model.state_dict(),
                 "helpers": self.helpers.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -110,6 +112,8 @@ class Run:
     def resume(self, path: Path) -> None:
         """Go on where :meth:`save` was called."""
         saved = torch.load(path, map_location=self.arguments.device)
+        if saved["tokens"] != self.tokens:
+            raise SystemExit(f"{path} was saved with another text: pass the same --data.")
         for name, value in saved["arguments"].items():
             if value != getattr(self.arguments, name):
                 raise SystemExit(
@@ -123,8 +127,7 @@ class Run:
             setattr(self, name, value)
 
 
-MODEL_FLAGS = ("model", "embedding", "units", "layers", "tied", "level", "window", "dni", "aux",
-               "context", "hidden", "batch")  # fmt: skip
+FREE_FLAGS = ("data", "device", "every", "json", "resume", "save", "seed", "steps")  # may change
 
 
 PROGRESS = ("step", "position", "state", "best", "test_bits", "curve")

@@ -88,6 +88,11 @@ class Model(nn.Module):
         errors = (self.readout(output) - target).square().squeeze(-1)
         return (errors if mask is None else errors * mask).sum(), state
 
+    def zeros(self) -> tuple[Tensor, Tensor]:
+        """A first state for an LSTM that can receive a gradient."""
+        zeros = torch.zeros(1, BATCH, HIDDEN, dtype=torch.float64)
+        return zeros.clone().requires_grad_(), zeros.clone().requires_grad_()
+
     def data(self, steps: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets."""
         shape = (BATCH, steps) if self.batch_first else (steps, BATCH)

@@ -85,3 +85,26 @@ def test_monitors_and_parameter_groups_know_it():
     with dni.diagnostics.Monitor(model) as monitor:
         task.send(torch.ones(2, 3), torch.ones(2, 3, requires_grad=True))
         assert monitor.read()["task"].messages == 1
+
+
+def test_a_frozen_predictor_still_sends_and_keeps_its_scale():
+    task = dni.AuxiliaryTask(cases.synthesizer(6).requires_grad_(False))
+    before = task.objective.moments.clone()
+    state, message = torch.randn(5, 6, requires_grad=True), torch.randn(5, 6)
+    task.send(message, state)
+    loss = F.mse_loss(task.synthesizer(state), message)  # the scale of a task that never learnt: 1
+    torch.testing.assert_close(state.grad, torch.autograd.grad(loss, state)[0])
+    assert torch.equal(task.objective.moments, before)
+
+
+def test_in_the_loop_it_is_given_the_context_of_the_state_it_predicts_from():
+    core, inner = nn.GRU(3, 4), cases.Counting(4, context_dim=1)
+    interface = dni.BackwardInterface(cases.synthesizer(4, context_dim=1))
+    loop = dni.windows(
+        torch.randn(6, 5, 3), size=2, interface=interface, auxiliary=dni.AuxiliaryTask(inner)
+    )
+    for index, window in enumerate(loop):
+        output, state = core(*window, window.state)
+        with dni.synthesizer_context(torch.full((5, 1), float(index))):
+            window.backward(output.sum(), state)
+    assert [float(context[0, 0]) for context in inner.contexts] == [0, 1]

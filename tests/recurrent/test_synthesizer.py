@@ -142,13 +142,63 @@ def test_the_last_state_of_a_sequence_has_no_future():
     assert same(before, snapshot(without.synth.interface.synthesizer))
 
 
-def test_steps_after_every_window_learn_what_steps_after_a_sequence_learn():
-    """The gradient of the newest state is waited for."""
-    training = Training()
+def test_steps_after_every_window_learn_what_a_step_after_the_sequence_learns():
+    """The gradient of the newest state is waited for: the same targets, a step later."""
+    learnt = []
+    for each in (True, False):
+        training = Training()
+        seen = []
+        training.synth.interface.send = lambda message, trigger, seen=seen: seen.append(message)
+        x = torch.randn(4, 3, BATCH, 3, generator=torch.Generator().manual_seed(0))
+        for index in range(4):
+            training.window(x[index])
+            if each:
+                training.synth.step()
+        if not each:
+            training.synth.step()
+        learnt.append([torch.cat(message, -1) for message in seen])
+    assert len(learnt[0]) == len(learnt[1]) == 3
+    for one, other in zip(*learnt, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_allow_backwarding_adds_the_gradient_of_the_regression():
+    training = Training(allow_backwarding=True)
+    synth = training.synth
+    for parameter in synth.parameters():
+        nn.init.normal_(parameter)
+    synth.interface.objective.moments.copy_(torch.tensor([0.04, 1.0]))  # a scale of 0.2
     for _ in range(2):
         training.window()
-        training.synth.step()
-    assert training.synth.interface.objective.moments[1] > 1e-3  # a real message has come
+    state = synth._boundaries[0].leaves
+    real = torch.cat([leaf.grad for leaf in state], -1)
+    loss = F.mse_loss(synth.interface.synthesizer(torch.cat(state, -1)), real / 0.2)
+    own = torch.cat(torch.autograd.grad(loss, state), -1)
+    seen = []
+    synth.interface.send = lambda message, trigger: seen.append(torch.cat(message, -1))
+    synth.step()
+    torch.testing.assert_close(seen[0], real + 0.2 * own)
+
+
+@pytest.mark.parametrize("allow_backwarding", [False, True])
+def test_the_scale_of_the_loss_does_not_matter(allow_backwarding):
+    """Nothing feeds itself: gradients a hundred times smaller stay so."""
+    scales = []
+    for scale in (1.0, 0.01):
+        torch.manual_seed(0)
+        core = nn.GRU(3, SIZE)
+        synth = dni.Synthesizer(SIZE, is_lstm=False, lr=1e-3, allow_backwarding=allow_backwarding)
+        for x in torch.randn(100, 3, 3, BATCH, 3):
+            state = None
+            for part in x:
+                output, state = core(part, state)
+                (scale * (output - 1).square().mean()).backward(retain_graph=True)
+                state = synth.backward_synthetic(state)
+            synth.step()
+        square, weight = synth.interface.objective.moments
+        scales.append(float((square / weight).sqrt()))
+    assert scales[1] == pytest.approx(0.01 * scales[0], rel=0.05)
+    assert scales[0] < 1
 
 
 def test_batches_may_change_between_sequences():
@@ -255,6 +305,50 @@ def test_copies_are_independent_and_whole(copied):
     assert not same(before, snapshot(other.synth))
 
 
+def test_a_copy_made_between_windows_starts_anew():
+    training = Training()
+    training.window()
+    training.synth.step()
+    training.window()
+    for copied in (copy.deepcopy(training.synth), pickle.loads(pickle.dumps(training.synth))):
+        with pytest.raises(RuntimeError, match="since the last step"):
+            copied.step()
+    training.synth.step()
+
+
+def test_loading_by_assignment_keeps_learning():
+    training, source = Training(), Training()
+    source.sequence()
+    training.synth.load_state_dict(source.synth.state_dict(), assign=True)
+    before = snapshot(training.synth.interface.synthesizer)
+    training.sequence()
+    after = snapshot(training.synth.interface.synthesizer)
+    assert all(not torch.equal(before[name], after[name]) for name in before if "weight" in name)
+
+
+def test_a_move_between_sequences_forgets_the_last_state():
+    training = Training()
+    training.sequence()
+    training.core.double()
+    training.synth.double()
+    training.state = None
+    for _ in range(2):
+        training.window(torch.randn(3, BATCH, 3).double())
+    training.synth.step()
+
+
+@pytest.mark.parametrize(
+    "options", [{"aux": True}, {"hidden_layers": 2}, {"optimizer": torch.optim.SGD}]
+)
+def test_a_checkpoint_of_another_kind_changes_nothing(options):
+    source, training = Training(**options), Training()
+    source.sequence()
+    before = snapshot(training.synth)
+    with pytest.raises(ValueError, match="Build it with the optimizer, hidden_layers and aux that"):
+        training.synth.load_state_dict(source.synth.state_dict())
+    assert same(before, snapshot(training.synth))
+
+
 def test_a_checkpoint_of_another_size_changes_nothing():
     source, training = dni.Synthesizer(SIZE + 1), Training()
     before = snapshot(training.synth)
@@ -306,6 +400,43 @@ def test_with_a_state_that_is_not_used():
     training.sequence()  # it has started anew
 
 
+def test_with_a_step_above_the_backward_pass():
+    training = Training()
+    for _ in range(2):
+        output, state = window(training)
+        training.state = training.synth.backward_synthetic(state)
+        training.synth.step()
+        if training.synth._idle_steps:
+            output.sum().backward()
+        else:
+            with pytest.raises(RuntimeError, match=r"Move synth.step\(\) below loss.backward"):
+                output.sum().backward()
+
+
+def test_with_states_that_are_always_detached():
+    def train():
+        training = Training()
+        for _ in range(25):
+            training.window()
+            training.synth.step()
+            training.state = tuple(part.detach() for part in training.state)
+
+    with pytest.warns(UserWarning, match="Does the loop detach the state afterwards"):
+        train()
+
+
+def test_eval_mode_has_nothing_to_step():
+    dni.Synthesizer(SIZE).eval().step()
+
+
+@pytest.mark.parametrize(
+    "options", [{"activation": nn.GELU()}, {"activation": F.relu}, {"optimizer": "adam"}]
+)
+def test_an_activation_and_an_optimizer_are_classes(options):
+    with pytest.raises(TypeError, match="to be a class, such as torch"):
+        dni.Synthesizer(SIZE, **options)
+
+
 def test_a_step_before_any_window():
     synth = dni.Synthesizer(SIZE)
     with pytest.raises(RuntimeError, match=r"expected a backward_synthetic\(hidden\) since the"):
@@ -350,7 +481,7 @@ def test_nan_in_a_windows_gradient_teaches_nothing():
     (output * float("nan")).sum().backward(retain_graph=True)
     training.synth.backward_synthetic(state)
     before = snapshot(training.synth)
-    with pytest.raises(FloatingPointError, match="dni.Synthesizer: a real message must be finite"):
+    with pytest.raises(FloatingPointError, match="dni.Synthesizer: a real gradient must be finite"):
         training.synth.step()
     assert same(before, snapshot(training.synth))
     assert all(parameter.grad is None for parameter in training.synth.parameters())

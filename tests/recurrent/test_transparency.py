@@ -13,6 +13,14 @@ from tests.recurrent.networks import BATCH, NETWORKS, Future, Model, zeros_like
 STEPS = 7
 
 
+def keep_gradients(state):
+    """What arrives at the tensors of a window's first state, once it has."""
+    found = []
+    for leaf in state:
+        leaf.register_hook(found.append)
+    return lambda: found
+
+
 def unroll(model, x, y, size, mask=None, state=None):
     """The full unroll, by windows: their losses, and the states between them.
 
@@ -125,6 +133,24 @@ def test_rows_of_different_length_end_where_they_end(name, lengths):
     assert_equal_gradients(model, expected)
 
 
+def test_rows_that_have_ended_have_no_auxiliary_loss_at_their_state():
+    """Lengths and the auxiliary task: only rows inside their sequence receive its gradient."""
+    model = Model("LSTM")
+    x, y = model.data(STEPS)
+    lengths = torch.tensor([7, 3])
+    task = dni.AuxiliaryTask(cases.synthesizer(8), weight=50.0).double()
+    interface = dni.BackwardInterface(dni.BasicSynthesizer(8).double())  # new: predicts 0
+    for window in dni.windows(
+        x, y, size=3, interface=interface, auxiliary=task, lengths=lengths, state=model.zeros()
+    ):
+        received = keep_gradients(window.state)
+        window.backward(*model.loss(*window, window.state, window.mask))
+        for gradient in received():
+            norms = gradient.norm(dim=(0, 2))
+            assert norms[0] > 0
+            assert (norms[1] > 0) == (window.start < 3)
+
+
 def test_a_learnt_first_state_receives_its_gradient():
     model = Model("GRU")
     x, y = model.data(STEPS)
@@ -181,6 +207,56 @@ def test_the_auxiliary_task_is_a_loss_like_any_other(name):
         window.backward(*model.loss(*window, window.state))
     assert_equal_gradients(model, expected[0])
     assert_equal_gradients(task, expected[1])
+
+
+@pytest.mark.parametrize("mix", [1.0, 0.25])
+def test_mix_leaves_that_share_of_the_future_out(mix):
+    """The real gradient of the future never comes: with mix=1 this is truncated BPTT."""
+    model = Model("LSTM")
+    x, y = model.data(STEPS)
+    expected = {}
+    for share in (1.0, 0.0):
+        _, oracle = truth(model, x, y, 3)
+        interface = dni.BackwardInterface(oracle, unlock=False, factor=1.0 - share)
+        for window in dni.windows(x, y, size=3, interface=interface):
+            window.backward(*model.loss(*window, window.state))
+        expected[share] = cases.gradients(model)
+        model.zero_grad()
+    _, oracle = truth(model, x, y, 3)
+    interface = dni.BackwardInterface(oracle, unlock=False, mix=mix)
+    for window in dni.windows(x, y, size=3, interface=interface):
+        window.backward(*model.loss(*window, window.state))
+    if mix == 1.0:
+        assert_equal_gradients(model, expected[1.0])
+    else:
+        assert not torch.equal(model.core.weight_hh_l0.grad, expected[0.0]["core.weight_hh_l0"])
+
+
+@pytest.mark.parametrize("name", ["LSTM", "batch first"])
+def test_pieces_with_lengths_join_without_a_seam(name):
+    """In a piece that goes on, a row as long as the piece goes on, a shorter one has ended."""
+    model = Model(name)
+    x, y = model.data(STEPS)
+    lengths, time = torch.tensor([7, 3]), int(model.batch_first)
+    mask = torch.arange(STEPS)[:, None] < lengths
+    expected, oracle = truth(model, x, y, 2, mask.t() if time else mask)
+    interface, state = dni.BackwardInterface(oracle), None
+    for start, stop in ((0, 4), (4, 7)):
+        loop = dni.windows(
+            x.narrow(time, start, stop - start),
+            y.narrow(time, start, stop - start),
+            size=2,
+            interface=interface,
+            state=state,
+            batch_first=model.batch_first,
+            lengths=(lengths - start).clamp(1, stop - start),
+            ends=stop == STEPS,
+        )
+        for window in loop:
+            inside = mask[start + window.start :][: len(window.mask.t() if time else window.mask)]
+            window.backward(*model.loss(*window, window.state, inside.t() if time else inside))
+        state = loop.state
+    assert_equal_gradients(model, expected)
 
 
 def test_without_an_interface_the_loop_is_truncated_bptt():

@@ -138,6 +138,41 @@ def test_evaluation_runs_the_same_loop():
     assert all(parameter.grad is None for parameter in loop.interface.parameters())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_without_gradients_the_loop_only_hands_on(training):
+    loop, states = Loop(), []
+    loop.interface.train(training)
+    with torch.no_grad():
+        for window in loop.windows():
+            loss, state = loop.loss(window)
+            window.backward(loss, state)
+            states.append(state[0])
+        expected, _ = loop.core(loop.x)
+    torch.testing.assert_close(torch.cat(states), expected[2::3])
+
+
+def test_a_whole_loop_under_autocast():
+    loop = Loop()
+    with torch.autocast("cpu", torch.bfloat16):
+        for window in loop.windows():
+            window.backward(*loop.loss(window))
+    assert loop.core.weight_hh_l0.grad.isfinite().all()
+    assert not clean(loop)
+
+
+def test_a_compiled_core_gives_the_same_gradients():
+    found = []
+    for compiled in (False, True):
+        loop = Loop()
+        if compiled:
+            loop.core = torch.compile(loop.core, backend="aot_eager")
+        for window in loop.windows():
+            window.backward(*loop.loss(window))
+        found.append([parameter.grad for parameter in loop.core.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_no_window_outlives_the_next():
     loop, graphs, alive = Loop(), [], []
     for window in loop.windows():
@@ -194,6 +229,7 @@ def test_sequences_are_tensors_of_one_length(sequences, error, match):
 @pytest.mark.parametrize(
     "lengths",
     [
+        torch.tensor([True, True]),
         [1, 2],
         torch.tensor([1.0, 2.0]),
         torch.tensor([1]),
@@ -204,6 +240,37 @@ def test_sequences_are_tensors_of_one_length(sequences, error, match):
 def test_lengths_fit_the_batch(lengths):
     with pytest.raises(ValueError, match="expected 2 integers from 1 to 4, got"):
         dni.windows(torch.zeros(4, 2), size=2, lengths=lengths)
+
+
+def test_lengths_know_where_a_state_has_its_rows():
+    core = nn.GRU(INPUT, HIDDEN, batch_first=True)
+    x = torch.randn(5, 6, INPUT)
+    interface = dni.BackwardInterface(cases.synthesizer(HIDDEN))
+    loop = dni.windows(
+        x, size=3, interface=interface, batch_first=True, lengths=torch.tensor([3, 6, 6, 6, 6])
+    )
+    window = next(loop)
+    output, state = core(*window)
+    with pytest.raises(ValueError, match=r"expected 5 there, got a state of shape \(5, 1, 4\)"):
+        window.backward(output.sum(), state.transpose(0, 1))
+    window.backward(output.sum(), state)
+
+
+def test_a_loop_runs_once():
+    loop = dni.windows(torch.zeros(4, 2), size=2)
+    for window in loop:
+        window.backward(None, torch.zeros(1))
+    with pytest.raises(RuntimeError, match=r"Call dni.windows\(...\) again for the next pass"):
+        list(loop)
+
+
+def test_a_dictionary_keeps_its_order():
+    state = {"h": torch.zeros(1, 2, 4), "c": torch.zeros(1, 2, 4)}
+    interface = dni.BackwardInterface(cases.synthesizer(8))
+    window = next(dni.windows(torch.zeros(4, 2), size=2, interface=interface, state=state))
+    after = {"c": window.state["c"] * 1, "h": window.state["h"] * 1}
+    with pytest.raises(ValueError, match=r"expected \{'h': .*, got \{'c': "):
+        window.backward(None, after)
 
 
 def clean(loop):
