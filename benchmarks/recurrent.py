@@ -144,6 +144,22 @@ def cost(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def draw_cost(rows: list[dict[str, Any]], path: Path) -> None:
+    """Time and memory, side by side."""
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3.2))
+    for axes, key in zip(panels, ("ms", "peak MiB"), strict=True):
+        for name in COSTS:
+            points = [(row["window"], row[key]) for row in rows if row["arm"] == name]
+            style = "--" if name == "by hand" else "-"
+            axes.plot(*zip(*points, strict=True), style, marker="o", ms=4, label=name)
+        label = {"ms": f"ms for {STEPS} steps", "peak MiB": "peak memory, MiB"}[key]
+        axes.set(xscale="log", xlabel="window", ylabel=label, ylim=(0, None))
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 # -- learning ------------------------------------------------------------------------
 
 Train = Callable[[Arm, int], dict[str, Any]]  # an arm and a seed: what came out
@@ -164,6 +180,7 @@ def trials(arguments: argparse.Namespace) -> Iterator[Job]:
     train, _ = row_training(arguments)
     changes: tuple[dict[str, Any], ...] = (
         {},
+        {"aux": 0.01},
         {"aux": 0.1},
         {"aux": 1.0},
         {"context": False},
@@ -212,17 +229,18 @@ def copy(arguments: argparse.Namespace) -> Iterator[Job]:
 
 
 def penn(arguments: argparse.Namespace) -> Iterator[Job]:
-    """Characters: bits per character after 20,000 windows of 5, or as much text in longer ones."""
-    corpus, steps = load_text(arguments.data, "char"), arguments.steps or 20_000
+    """Characters: bits per character after 30,000 windows of 5, or as much text in longer ones."""
+    corpus, steps = load_text(arguments.data, "char"), arguments.steps or 30_000
 
     def train(arm: Arm, seed: int) -> dict[str, Any]:
-        flags = penn_treebank.options().parse_args(["--seed", str(seed)])
-        vars(flags).update(asdict(arm))
-        run = penn_treebank.Run(corpus, flags)
-        equal_text = penn_treebank.train(run, steps * 5 // arm.window, steps // 24)
-        found = {"score": equal_text.bits}
-        if arm.window > 5:
-            found["equal steps"] = penn_treebank.train(run, steps, steps // 24).bits
+        found = {}
+        for key, count in (("score", steps * 5 // arm.window), ("equal steps", steps)):
+            flags = penn_treebank.options().parse_args(["--seed", str(seed)])
+            vars(flags).update(asdict(arm) | {"steps": count})
+            if arm.window == 5 and found:
+                break
+            run = penn_treebank.Run(corpus, flags)
+            found[key] = penn_treebank.train(run, count, count // 24).bits
         return found | {"curve": run.curve}
 
     for window in arguments.windows or (5, 8):
@@ -331,7 +349,9 @@ def main() -> None:
     arguments.json = arguments.json or Path(f"results/recurrent-{arguments.task}.json")
     torch.set_num_threads(arguments.threads)
     if arguments.task == "cost":
-        measure.write(arguments.json, arguments, cost(arguments))
+        found = cost(arguments)
+        measure.write(arguments.json, arguments, found)
+        draw_cost(found, arguments.json.with_suffix(".png"))
     else:
         learn(tasks[arguments.task], arguments)
     print(arguments.json)

@@ -36,7 +36,8 @@ class Run:
         self.model = LanguageModel(
             len(corpus.tokens), a.model, a.embedding, a.units, a.layers, a.tied
         ).to(a.device)
-        context = (self.arm.window + 1) * a.embedding
+        self.told_width = len(corpus.tokens) if a.level == "char" else a.embedding
+        context = (self.arm.window + 1) * self.told_width
         self.helpers = recurrent.Helpers(self.arm, self.model.state_width, context).to(a.device)
         self.optimizer = recurrent.optimizer(self.model, self.helpers, self.arm)
         self.train, self.valid, self.test = (
@@ -78,17 +79,29 @@ class Run:
             with dni.synthesizer_context(self.to_come(self.position + len(tokens))):
                 window.backward(loss, state)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.arguments.clip)
+            self.set_rates()
             self.optimizer.step()
             self.optimizer.zero_grad()
 
+    def set_rates(self) -> None:
+        """Rates fall in a straight line, to 0 at the last step."""
+        left = 1 - self.step / self.arguments.steps
+        rates = (self.arm.lr, self.arm.synthesizer_lr)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate * left
+
     def to_come(self, position: int) -> Tensor | None:
-        """What a synthesizer with context is told of a state: the next tokens, embedded."""
+        """What a synthesizer with context is told of a state: the next tokens.
+
+        Characters as one-hot vectors, words embedded.
+        """
         if not self.arm.context:
             return None
         tokens = self.train[position : position + self.arm.window + 1]
-        told = F.layer_norm(
-            self.model.embedding.weight[tokens].detach(), (self.arguments.embedding,)
-        )
+        if self.arguments.level == "char":
+            told = F.one_hot(tokens, self.told_width).float()
+        else:
+            told = F.layer_norm(self.model.embedding.weight[tokens].detach(), (self.told_width,))
         missing = self.arm.window + 1 - len(told)
         return F.pad(told, (0, 0, 0, 0, 0, missing)).transpose(0, 1).flatten(1)
 
@@ -127,7 +140,7 @@ class Run:
             setattr(self, name, value)
 
 
-FREE_FLAGS = ("data", "device", "every", "json", "resume", "save", "seed", "steps")  # may change
+FREE_FLAGS = ("data", "device", "every", "json", "resume", "save", "seed")  # may change
 
 
 PROGRESS = ("step", "position", "state", "best", "test_bits", "curve")
