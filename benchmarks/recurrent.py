@@ -1,6 +1,6 @@
 """Short windows with synthetic gradients: what they cost, and what they learn.
 
-``python -m benchmarks.recurrent cost`` takes an LSTM (256 units, batch 32) through one
+``python -m benchmarks.recurrent cost`` takes an LSTM (256 units, batch 64) through one
 sequence, in windows of different lengths: time per sequence, and the peak memory of a
 window. Arms: truncated BPTT, DNI by :func:`dni.windows`, and the same arithmetic written
 out in torch only. ``rows``, ``copy`` and ``penn`` train the examples of these names, all
@@ -37,7 +37,7 @@ from examples.recurrent import Arm
 from examples.row_mnist import main as row_mnist
 from examples.text import load as load_text
 
-UNITS, BATCH, FEATURES, STEPS = 256, 32, 64, 100
+UNITS, BATCH, FEATURES, STEPS = 256, 64, 64, 100
 
 
 # -- cost ----------------------------------------------------------------------------
@@ -64,10 +64,14 @@ class Sequence:
         for window in dni.windows(self.x, self.y, size=self.size, interface=self.interface):
             window.backward(*self.loss(*window, window.state))
 
-    def step(self) -> None:
-        """Gradients from nothing."""
+    def clear(self) -> None:
+        """Forget the gradients."""
         for module in (self.core, self.readout, self.synthesizer):
             module.zero_grad()
+
+    def step(self) -> None:
+        """Gradients from nothing."""
+        self.clear()
         self.run()
 
 
@@ -127,13 +131,15 @@ def cost(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         arms = {name: kind(window) for name, kind in COSTS.items()}
         times = measure.in_turns({name: arm.step for name, arm in arms.items()}, arguments.turns, 3)
         for name, arm in arms.items():
+            gradient = float(arm.core.weight_hh_l0.grad.norm())
+            arm.clear()  # what is there already must not be freed within the step
             result = {
                 "window": window,
                 "arm": name,
                 "ms": statistics.median(times[name]),
                 "of by hand": measure.ratio(times[name], times["by hand"]),
-                "peak MiB": measure.peak_memory(arm.step),
-                "gradient": float(arm.core.weight_hh_l0.grad.norm()),
+                "peak MiB": measure.peak_memory(arm.run),
+                "gradient": gradient,
             }
             rows.append(result)
             print(
@@ -154,6 +160,9 @@ def draw_cost(rows: list[dict[str, Any]], path: Path) -> None:
             axes.plot(*zip(*points, strict=True), style, marker="o", ms=4, label=name)
         label = {"ms": f"ms for {STEPS} steps", "peak MiB": "peak memory, MiB"}[key]
         axes.set(xscale="log", xlabel="window", ylabel=label, ylim=(0, None))
+        windows = [row["window"] for row in rows[:: len(COSTS)]]
+        axes.set_xticks(windows, labels=map(str, windows))
+        axes.minorticks_off()
         axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
@@ -325,7 +334,8 @@ def draw(lines: list[dict[str, Any]], title: str, path: Path) -> None:
         if level:
             label = "full unroll" if full > 20 else f"BPTT, windows of {full}"
             axes.axhline(statistics.median(level), color="gray", ls=":", label=label)
-    axes.set(xlabel="window", title=title.split(":")[0], ylabel=title.split(": ")[-1])
+    axes.set_title(title.rstrip("."), fontsize=8)
+    axes.set(xlabel="window", xticks=sorted({w for by_window in found.values() for w in by_window}))
     axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
