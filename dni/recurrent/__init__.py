@@ -4,9 +4,9 @@ Truncated BPTT unrolls a recurrent core for a *window* of a few steps, steps the
 and throws the graph away: what lies beyond the window teaches nothing. A synthetic
 gradient at the window's last state stands in for all losses to come.
 
-* :func:`windows` is the loop: windows, hand-over of the state, end of the sequence;
-* :class:`AuxiliaryTask` adds the paper's auxiliary task to it;
-* :class:`Synthesizer` adds synthetic gradients to a loop that is there already, in three
+* :func:`dni.windows` is the loop: windows, hand-over of the state, end of the sequence;
+* :class:`dni.AuxiliaryTask` adds the paper's auxiliary task to it;
+* :class:`dni.Synthesizer` adds synthetic gradients to a loop that is there already, in three
   lines, and trains itself.
 
 All are written with :meth:`dni.BackwardInterface.make_trigger` and
