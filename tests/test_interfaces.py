@@ -477,3 +477,15 @@ def test_an_in_place_operation_behind_the_cut_is_an_error(unlock):
     assert torch.equal(h, before)
     out = interface(trigger()).clone()
     nn.functional.relu(out, inplace=True).sum().backward()
+
+
+@pytest.mark.parametrize(
+    "kind", [dni.BackwardInterface, dni.ForwardInterface, dni.UnidirectionalInterface]
+)
+def test_a_checkpoint_of_another_size_changes_nothing(kind):
+    interface, other = kind(cases.synthesizer(4)), kind(cases.synthesizer(5))
+    before = {name: value.clone() for name, value in interface.state_dict().items()}
+    with pytest.raises(ValueError, match="a checkpoint has the size of the model; expected"):
+        interface.load_state_dict(other.state_dict())
+    for name, value in interface.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -31,13 +31,14 @@ class AuxiliaryTask(UnidirectionalInterface):
 
     Args:
         synthesizer: the predictor; any synthesizer for the state.
-        weight: of the task beside the losses of the network.
+        weight: of the task beside the losses of the network. Each window adds one such loss:
+            on digits read row by row 0.1 helped over four windows, and harmed over fourteen.
         normalize, nonfinite, name: see :class:`dni.UnidirectionalInterface`.
 
     See Jaderberg et al. 2017, section 2.1.
 
     Example:
-        >>> task = dni.AuxiliaryTask(dni.BasicSynthesizer(output_dim=2))
+        >>> task = dni.AuxiliaryTask(dni.BasicSynthesizer(output_dim=2), weight=1.0)
         >>> torch.nn.init.ones_(task.synthesizer.input_trigger.weight)
         Parameter containing:
         tensor([[1., 1.],
@@ -52,7 +53,7 @@ class AuxiliaryTask(UnidirectionalInterface):
         self,
         synthesizer: nn.Module,
         *,
-        weight: float = 1.0,
+        weight: float = 0.1,
         normalize: bool = True,
         nonfinite: str = "raise",
         name: str | None = None,

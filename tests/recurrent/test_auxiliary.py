@@ -88,7 +88,7 @@ def test_monitors_and_parameter_groups_know_it():
 
 
 def test_a_frozen_predictor_still_sends_and_keeps_its_scale():
-    task = dni.AuxiliaryTask(cases.synthesizer(6).requires_grad_(False))
+    task = dni.AuxiliaryTask(cases.synthesizer(6).requires_grad_(False), weight=1.0)
     before = task.objective.moments.clone()
     state, message = torch.randn(5, 6, requires_grad=True), torch.randn(5, 6)
     task.send(message, state)
