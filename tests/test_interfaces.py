@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import dni
+from tests import cases
 from tests.cases import WIDTH, Chain, Counting, Fixed, batch, gradients, synthesizer
 
 State = namedtuple("State", ["h", "c"])
