@@ -292,7 +292,7 @@ def learn(task: Callable[..., Iterator[Job]], arguments: argparse.Namespace) -> 
 def scores(lines: list[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
     """By arm and window, over the seeds."""
     found: dict[str, dict[int, list[float]]] = {}
-    for line in lines:
+    for line in sorted(lines, key=lambda line: line["arm"]["window"]):
         by_window = found.setdefault(line["name"], {})
         by_window.setdefault(line["arm"]["window"], []).append(line["score"])
     return found

@@ -32,7 +32,8 @@ class AuxiliaryTask(UnidirectionalInterface):
     Args:
         synthesizer: the predictor; any synthesizer for the state.
         weight: of the task beside the losses of the network. Each window adds one such loss:
-            on digits read row by row 0.1 helped over four windows, and harmed over fourteen.
+            on digits read row by row 0.1 did no harm over four windows, and much over fourteen
+            (``benchmarks/README.rst``).
         normalize, nonfinite, name: see :class:`dni.UnidirectionalInterface`.
 
     See Jaderberg et al. 2017, section 2.1.

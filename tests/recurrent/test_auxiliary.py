@@ -63,8 +63,12 @@ def test_its_loss_reaches_the_core_through_the_synthetic_gradient():
 
 
 def test_eval_mode_switches_it_off():
-    task = dni.AuxiliaryTask(cases.Fixed(None)).eval()
-    task.send(torch.ones(2, 3), torch.ones(2, 3, requires_grad=True))
+    task = dni.AuxiliaryTask(cases.Counting(3)).eval()
+    state = torch.ones(2, 3, requires_grad=True)
+    task.send(torch.ones(2, 3), state)
+    assert task.synthesizer.contexts == []  # nobody was asked
+    assert state.grad is None
+    assert all(parameter.grad is None for parameter in task.parameters())
 
 
 def test_a_weight_is_a_number():

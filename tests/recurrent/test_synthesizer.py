@@ -14,6 +14,7 @@ from torch import nn
 import dni
 
 SIZE, BATCH = 4, 5
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def lstm(**options):
@@ -202,12 +203,14 @@ def test_the_scale_of_the_loss_does_not_matter(allow_backwarding):
 
 
 def test_batches_may_change_between_sequences():
-    training = Training()
+    training, seen = Training(), []
+    training.synth.interface.send = lambda message, trigger: seen.append(message[0].shape[1])
     for batch in (5, 2):
         training.state = None
         for _ in range(2):
             training.window(batch=batch)
         training.synth.step()
+    assert seen == [5, 5, 2]  # the first sequence's end is learnt with the second
 
 
 def test_a_context_is_remembered_until_the_step():
@@ -255,19 +258,21 @@ def test_moving_takes_the_optimiser_along():
     assert {state["exp_avg"].dtype for state in states} == {torch.float64}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda():
-    training = Training(core=lstm().cuda())
-    training.synth.cuda()
+@pytest.mark.parametrize("device", DEVICES)
+def test_it_trains_where_it_was_moved(device):
+    training = Training(core=lstm().to(device))
+    getattr(training.synth, device)()  # .cpu(), .cuda()
+    before = snapshot(training.synth.interface.synthesizer)
     for _ in range(2):
         training.state = None
         for _ in range(2):
-            training.window(x=torch.randn(3, BATCH, 3, device="cuda"))
+            training.window(x=torch.randn(3, BATCH, 3, device=device))
         training.synth.step()
+    after = snapshot(training.synth.interface.synthesizer)
+    assert all(not torch.equal(before[name], after[name]) for name in before if "weight" in name)
     training.synth.cpu()
-    assert {state["exp_avg"].device.type for state in training.synth.optimizer.state.values()} == {
-        "cpu"
-    }
+    kinds = {state["exp_avg"].device.type for state in training.synth.optimizer.state.values()}
+    assert kinds == {"cpu"}
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped():
@@ -331,10 +336,12 @@ def test_a_move_between_sequences_forgets_the_last_state():
     training.sequence()
     training.core.double()
     training.synth.double()
-    training.state = None
+    training.state, seen = None, []
+    training.synth.interface.send = lambda message, trigger: seen.append(message[0].dtype)
     for _ in range(2):
         training.window(torch.randn(3, BATCH, 3).double())
     training.synth.step()
+    assert seen == [torch.float64]
 
 
 @pytest.mark.parametrize(
@@ -426,7 +433,15 @@ def test_with_states_that_are_always_detached():
 
 
 def test_eval_mode_has_nothing_to_step():
-    dni.Synthesizer(SIZE).eval().step()
+    training = Training()
+    training.window()
+    training.window()
+    before, waiting = snapshot(training.synth), len(training.synth._boundaries)
+    training.synth.eval().step()
+    assert same(before, snapshot(training.synth))
+    training.synth.train().step()  # what waited is learnt now
+    assert (waiting, len(training.synth._boundaries)) == (2, 1)
+    assert not same(before, snapshot(training.synth))
 
 
 @pytest.mark.parametrize(
