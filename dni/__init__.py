@@ -4,39 +4,21 @@
 >>> interface = dni.BackwardInterface(synthesizer)
 """
 
+from dni import contexts, decoupling, interfaces, parameters, recurrent, synthesizers
 from dni import diagnostics as diagnostics
-from dni.contexts import backward, defer_backward, synthesizer_context
-from dni.interfaces import (
-    BackwardInterface,
-    BidirectionalInterface,
-    ForwardInterface,
-    UnidirectionalInterface,
-)
-from dni.parameters import base_parameters, synthesizer_parameters
-from dni.recurrent import AuxiliaryTask, Synthesizer, windows
-from dni.synthesizers import BasicSynthesizer, Centered, ConvSynthesizer
+from dni.contexts import *
+from dni.decoupling import *
+from dni.interfaces import *
+from dni.parameters import *
+from dni.recurrent import *
+from dni.synthesizers import *
 
 __version__ = "0.1.0"
 
-__all__ = [
-    # interfaces
-    "UnidirectionalInterface",
-    "ForwardInterface",
-    "BackwardInterface",
-    "BidirectionalInterface",
-    # synthesizers
-    "BasicSynthesizer",
-    "ConvSynthesizer",
-    "Centered",
-    # recurrent networks
-    "windows",
-    "AuxiliaryTask",
-    "Synthesizer",
-    # contexts
-    "synthesizer_context",
-    "defer_backward",
-    "backward",
-    # parameters
-    "synthesizer_parameters",
-    "base_parameters",
-]
+__all__: list[str] = []
+__all__ += interfaces.__all__
+__all__ += synthesizers.__all__
+__all__ += recurrent.__all__
+__all__ += decoupling.__all__
+__all__ += contexts.__all__
+__all__ += parameters.__all__

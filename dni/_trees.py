@@ -11,7 +11,7 @@ along their last dimension. What it predicts is split the same way::
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ def flatten(message: Any, who: str) -> tuple[list[Tensor], Rebuild]:
     """The tensors of ``message`` from left to right, and how to put others in place."""
     leaves: list[Tensor] = []
     _collect(message, leaves, who)
-    return leaves, lambda new: _replace(message, iter(new))
+    return leaves, lambda new: _rebuild(message, iter(new))
 
 
 def join(leaves: Sequence[Tensor], who: str) -> Tensor:
@@ -44,6 +44,27 @@ def split(joined: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
     return torch.split(joined, [leaf.shape[-1] for leaf in like], dim=-1)
 
 
+def map_tensors(function: Callable[[str, Tensor], Any], message: Any, place: str = "") -> Any:
+    """``message`` with ``function(place, tensor)`` for each tensor; all else as it is.
+
+    A place is ``"1_0"`` for the first item of the second one, ``""`` for a lone tensor.
+    """
+    if isinstance(message, Tensor):
+        return function(place, message)
+    inside = f"{place}_" if place else ""
+    if isinstance(message, dict):
+        copied = copy.copy(message)  # of its own class: an OrderedDict, a model's output
+        for key, item in message.items():
+            copied[key] = map_tensors(function, item, f"{inside}{key}")
+        return copied
+    if not isinstance(message, (tuple, list)):
+        return message
+    items = [map_tensors(function, item, f"{inside}{k}") for k, item in enumerate(message)]
+    if hasattr(message, "_fields"):  # a namedtuple
+        return type(message)(*items)
+    return tuple(items) if isinstance(message, tuple) else items
+
+
 def _collect(message: Any, leaves: list[Tensor], who: str) -> None:
     if isinstance(message, Tensor):
         leaves.append(message)
@@ -57,15 +78,5 @@ def _collect(message: Any, leaves: list[Tensor], who: str) -> None:
         _checks.not_a_message(message, who)
 
 
-def _replace(message: Any, new: Any) -> Any:
-    if isinstance(message, Tensor):
-        return next(new)
-    if isinstance(message, dict):
-        copied = copy.copy(message)  # of its own class: an OrderedDict, a model's output
-        for key, item in message.items():
-            copied[key] = _replace(item, new)
-        return copied
-    items = [_replace(item, new) for item in message]
-    if hasattr(message, "_fields"):  # a namedtuple
-        return type(message)(*items)
-    return tuple(items) if isinstance(message, tuple) else items
+def _rebuild(message: Any, new: Iterator[Tensor]) -> Any:
+    return map_tensors(lambda _, old: next(new), message)

@@ -8,15 +8,18 @@ is copied to the host until somebody reads, and without a monitor nothing is com
 
 from __future__ import annotations
 
+import csv
 import itertools
+from os import PathLike
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from dni import _checks
-from dni.interfaces import UnidirectionalInterface
+from dni.interfaces import interfaces_of
+from dni.interfaces.unshaped import Unshaped
 
 __all__ = ["Measurement", "Monitor"]
 
@@ -44,7 +47,8 @@ class Monitor:
         \qquad \text{norm\_ratio} = \frac{\lVert s \rVert}{\lVert m \rVert}.
 
     Args:
-        model: any module; interfaces are reported under their qualified names.
+        model: any module; interfaces are reported under their names (:func:`interfaces_of`),
+            those that :func:`decouple` attached under the modules that they stand behind.
 
     Example:
         >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
@@ -57,21 +61,24 @@ class Monitor:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        interfaces = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, UnidirectionalInterface)
-        }
+        interfaces = interfaces_of(model)
+        waiting = [module.name for module in model.modules() if isinstance(module, Unshaped)]
+        _checks.shaped_before_measuring(waiting)
         self._objectives = {name: module.objective for name, module in interfaces.items()}
         _checks.monitored_once(any(one.record is not None for one in self._objectives.values()))
         for name, objective in self._objectives.items():
             like = next(itertools.chain(objective.buffers(), interfaces[name].parameters()), None)
             device = None if like is None else like.device
             objective.record = torch.zeros(4, dtype=torch.float32, device=device)
+        self._history: dict[str, list[Measurement]] = {name: [] for name in interfaces}
         self._open = True
 
     def read(self) -> dict[str, Measurement]:
-        """The means since the last call, by the interface's name."""
+        """The means since the last call, by the interface's name; they join the history.
+
+        The one place where a number travels from the device to the host: once an epoch,
+        or every hundred steps, costs nothing.
+        """
         _checks.monitor_open(self._open)
         measured = {}
         for name, objective in self._objectives.items():
@@ -80,11 +87,70 @@ class Monitor:
             objective.record.zero_()
             loss, cosine, norm_ratio = (total / max(count, 1) for total in sums)
             measured[name] = Measurement(loss, cosine, norm_ratio, int(count))
+            self._history[name].append(measured[name])
         return measured
 
+    def history(self) -> dict[str, list[Measurement]]:
+        """What each :meth:`read` gave, by the interface's name, the oldest first."""
+        return {name: list(seen) for name, seen in self._history.items()}
+
+    def table(self) -> str:
+        """The last :meth:`read` as text, a line per interface.
+
+        Example:
+            >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
+            >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), cut, torch.nn.Linear(3, 1))
+            >>> with dni.diagnostics.Monitor(model) as monitor:
+            ...     model(torch.ones(5, 2)).mean().backward()
+            >>> print(monitor.table())
+            interface      loss  cosine  norm ratio  messages
+            1             1.000   0.000       0.000         1
+        """
+        width = max(map(len, ["interface", *self._history]))
+        lines = [f"{'interface':{width}s}{'loss':>10s}{'cosine':>8s}{'norm ratio':>12s}  messages"]
+        for name, seen in self._history.items():
+            if seen:
+                loss, cosine, ratio, messages = seen[-1]
+                said = f"{loss:10.3f}{cosine:8.3f}{ratio:12.3f}{messages:10d}"
+                lines.append(f"{name:{width}s}{said}")
+        return "\n".join(lines)
+
+    def to_csv(self, path: str | PathLike[str]) -> None:
+        """The history as a file of comma-separated values, a line per read and interface."""
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["read", "interface", *Measurement._fields])
+            for name, seen in self._history.items():
+                writer.writerows([read, name, *measured] for read, measured in enumerate(seen, 1))
+
+    def plot(self, path: str | PathLike[str] | None = None) -> Any:
+        """The history as curves over the reads: loss, cosine and norm ratio of each interface.
+
+        Args:
+            path: where to save the picture, if anywhere.
+
+        Returns:
+            the ``matplotlib`` figure; ``pip install dni-torch[plot]`` brings what it needs.
+        """
+        figure_module = _checks.plotting()
+        figure = figure_module.Figure(figsize=(10, 3), layout="constrained")
+        titles = ("synthesizer loss", "cosine", "norm ratio")
+        for place, (title, axes) in enumerate(zip(titles, figure.subplots(1, 3), strict=True)):
+            for name, seen in self._history.items():
+                reads = [read for read, measured in enumerate(seen, 1) if measured.messages]
+                axes.plot(reads, [seen[read - 1][place] for read in reads], label=name, marker=".")
+            axes.set(title=title, xlabel="read")
+        if 0 < len(self._history) <= 12:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
     def close(self) -> None:
-        """Stop measuring."""
+        """Read what is left, and stop measuring; the history stays."""
         if self._open:
+            if any(float(one.record[0]) for one in self._objectives.values()):  # type: ignore[index]
+                self.read()
             for objective in self._objectives.values():
                 objective.record = None
         self._open = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from dni.interfaces import UnidirectionalInterface
+from dni.interfaces.unshaped import Unshaped
 
 __all__ = ["base_parameters", "synthesizer_parameters"]
 
@@ -34,7 +35,9 @@ def synthesizer_parameters(model: nn.Module) -> list[nn.Parameter]:
     """
     found: dict[nn.Parameter, None] = {}
     for module in model.modules():
-        if isinstance(module, UnidirectionalInterface):
+        if isinstance(module, Unshaped):
+            found.update(dict.fromkeys(module.parameters()))
+        elif isinstance(module, UnidirectionalInterface):
             found.update(dict.fromkeys(module.synthesizer.parameters()))
     return list(found)
 

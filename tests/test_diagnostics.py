@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import csv
+import gc
+import sys
+import weakref
 
 import pytest
 import torch
@@ -113,3 +117,97 @@ def test_a_compiled_model_is_measured_too(backend):
             F.cross_entropy(net(x), y).backward()
             measured.append(monitor.read()["cuts.1"])
     assert measured[0] == pytest.approx(measured[1], rel=1e-4)
+
+
+def decoupled():
+    model = torch.nn.Sequential(
+        *(torch.nn.Linear(WIDTH, WIDTH), torch.nn.Tanh()),
+        *(torch.nn.Linear(WIDTH, WIDTH), torch.nn.Tanh(), torch.nn.Linear(WIDTH, 4)),
+    )
+    x, y = batch()
+    dni.decouple(model, torch.nn.Tanh, mix=1.0, sample=x)
+    return model, lambda: F.cross_entropy(model(x), y).backward()
+
+
+def test_the_history_is_what_was_read():
+    model, step = decoupled()
+    with Monitor(model) as monitor:
+        read = []
+        for _ in range(3):
+            step()
+            read.append(monitor.read())
+    history = monitor.history()  # also when it is closed
+    assert list(history) == ["1", "3"]
+    for name, seen in history.items():
+        assert seen == [one[name] for one in read]
+    history["1"].clear()
+    assert len(monitor.history()["1"]) == 3
+
+
+def test_closing_reads_what_is_left():
+    model, step = decoupled()
+    with Monitor(model) as monitor:
+        step()
+        monitor.read()
+        step()
+    assert [one.messages for one in monitor.history()["3"]] == [1, 1]
+
+
+def test_a_table_has_a_line_for_each_interface():
+    model, step = decoupled()
+    with Monitor(model) as monitor:
+        step()
+    lines = monitor.table().splitlines()
+    assert [line.split()[0] for line in lines] == ["interface", "1", "3"]
+    assert lines[2].split()[-1] == "1"
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_history_as_a_file(tmp_path):
+    model, step = decoupled()
+    with Monitor(model) as monitor:
+        for _ in range(2):
+            step()
+            monitor.read()
+    monitor.to_csv(tmp_path / "cuts.csv")
+    with open(tmp_path / "cuts.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["read"], row["interface"]) for row in rows] == [
+        *(("1", "1"), ("2", "1"), ("1", "3"), ("2", "3"))
+    ]
+    assert float(rows[3]["loss"]) == monitor.history()["3"][1].loss
+
+
+def test_the_history_as_a_picture(tmp_path):
+    model, step = decoupled()
+    with Monitor(model) as monitor:
+        for _ in range(2):
+            step()
+            monitor.read()
+    figure = monitor.plot(tmp_path / "cuts.png")
+    assert [axes.get_title() for axes in figure.axes] == [
+        "synthesizer loss",
+        "cosine",
+        "norm ratio",
+    ]
+    for place, axes in enumerate(figure.axes):
+        for line, seen in zip(axes.lines, monitor.history().values(), strict=True):
+            assert list(line.get_ydata()) == [one[place] for one in seen]
+    assert (tmp_path / "cuts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_a_plot_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with Monitor(decoupled()[0]) as monitor, pytest.raises(ImportError, match=r"dni-torch\[plot\]"):
+        monitor.plot()
+
+
+def test_measuring_keeps_no_graph():
+    model, step = decoupled()
+    kept = weakref.WeakSet()
+    model[1].register_forward_hook(lambda m, a, output: kept.add(output))
+    with Monitor(model):
+        step()
+        model.zero_grad()
+        gc.collect()
+        assert not kept

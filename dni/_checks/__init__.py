@@ -7,6 +7,7 @@ is one function with one sentence, and no other file formats an error.
 """
 
 from dni._checks.contexts import *
+from dni._checks.decoupling import *
 from dni._checks.interfaces import *
 from dni._checks.messages import *
 from dni._checks.recurrent import *

@@ -23,6 +23,16 @@ def is_synthesizer(synthesizer: Any, who: str) -> None:
         )
 
 
+def normalize(value: bool | None, synthesizer: nn.Module, who: str) -> bool:
+    own_scale = bool(getattr(synthesizer, "own_scale", False))
+    if own_scale and value:
+        raise ValueError(
+            f"{who}: the messages of {type(synthesizer).__name__} have a scale of their own; "
+            "expected normalize=False, got normalize=True. Leave it out."
+        )
+    return not own_scale if value is None else bool(value)
+
+
 def one_of(name: str, value: Any, choices: Sequence[str], who: str) -> None:
     if value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
@@ -91,3 +101,14 @@ def monitor_open(measuring: bool) -> None:
             "dni.diagnostics.Monitor: expected an open monitor, got one that was closed. Read it "
             "before its `with` block ends."
         )
+
+
+def plotting() -> Any:
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        raise ImportError(
+            "dni.diagnostics.Monitor: plot() expected matplotlib, got none installed. Install it "
+            "with `pip install dni-torch[plot]`, or write the numbers with to_csv(path)."
+        ) from error
+    return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dni._checks.words import is_integer_from, kind, shape, size
 
@@ -19,6 +19,11 @@ def positive(who: str, **sizes: int | None) -> None:
 def hidden_count(value: Any, who: str) -> None:
     if not is_integer_from(0, value):
         raise ValueError(f"{who}: expected n_hidden, a number of layers from 0 on, got {value!r}.")
+
+
+def layer_count(value: Any, who: str) -> None:
+    if not is_integer_from(0, value):
+        raise ValueError(f"{who}: expected num_layers to be a number from 0 on, got {value!r}.")
 
 
 def activation(value: Any, who: str) -> None:
@@ -118,4 +123,56 @@ def context_shape(leading: torch.Size, width: int, got: Tensor, classes: bool, w
         raise ValueError(
             f"{who}: expected a context of shape {size(expected)}, one for each place of the "
             f"trigger (sizes of 1 are broadcast), got {shape(got)}."
+        )
+
+
+def known_layout(output: Any, who: str) -> None:
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        got = output.dtype if isinstance(output, Tensor) else kind(output)
+        raise TypeError(f"{who}: expected a floating-point tensor to build for, got {got}.")
+    if not 1 <= output.dim() <= 4:
+        raise ValueError(
+            f"{who}: expected an output of (features,), (batch, features), (batch, time, "
+            f"features) or (batch, channels, height, width), got shape {shape(output)}. Pass a "
+            "synthesizer of your own: any module with forward(trigger, context)."
+        )
+
+
+def local_head(head: Any, loss: Any, who: str) -> None:
+    if not isinstance(head, nn.Module):
+        raise TypeError(
+            f"{who}: expected a torch.nn.Module over the trigger as head, got {kind(head)}."
+        )
+    if not callable(loss) or isinstance(loss, type):
+        hint = f" Did you mean {loss.__name__}()?" if isinstance(loss, type) else ""
+        raise TypeError(
+            f"{who}: expected loss to be a function loss(head(trigger), context), got "
+            f"{loss!r}.{hint}"
+        )
+
+
+def local_context(context: Any, who: str, cause: Exception) -> None:
+    if context is None:
+        raise ValueError(
+            f"{who}: the local loss compares with a context, but there is none; expected the call "
+            "inside `with dni.synthesizer_context(labels):`, got no context."
+        ) from cause
+
+
+def local_loss(loss: Any, who: str) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        got = kind(loss) if not isinstance(loss, Tensor) else f"a tensor of shape {shape(loss)}"
+        if isinstance(loss, Tensor) and not loss.requires_grad:
+            got += " that does not require grad"
+        raise ValueError(
+            f"{who}: a local loss is one number with a graph; expected a scalar from "
+            f"loss(head(trigger), context), got {got}. Reduce it, and detach nothing in it."
+        )
+
+
+def head_looks(message: Tensor | None, who: str) -> None:
+    if message is None:
+        raise ValueError(
+            f"{who}: the message is the gradient of the local loss at the trigger; expected a head "
+            "that looks at its trigger, got one whose loss does not depend on it."
         )

@@ -20,12 +20,14 @@ and calls no synthesizer.
 
 from dni.interfaces.backward import BackwardInterface
 from dni.interfaces.bidirectional import BidirectionalInterface
+from dni.interfaces.find import interfaces_of
 from dni.interfaces.forward import ForwardInterface
 from dni.interfaces.unidirectional import UnidirectionalInterface
 
 __all__ = [
+    "UnidirectionalInterface",
+    "ForwardInterface",
     "BackwardInterface",
     "BidirectionalInterface",
-    "ForwardInterface",
-    "UnidirectionalInterface",
+    "interfaces_of",
 ]

@@ -56,7 +56,7 @@ class BidirectionalInterface(nn.Module):
         unlock: bool = True,
         mix: float = 0.0,
         factor: float = 1.0,
-        normalize: bool = True,
+        normalize: bool | None = None,
         nonfinite: str = "raise",
         name: str | None = None,
     ) -> None:

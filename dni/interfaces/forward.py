@@ -42,7 +42,7 @@ class ForwardInterface(UnidirectionalInterface):
         synthesizer: nn.Module,
         *,
         unlock: bool = True,
-        normalize: bool = True,
+        normalize: bool | None = None,
         nonfinite: str = "raise",
         name: str | None = None,
     ) -> None:

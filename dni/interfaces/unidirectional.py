@@ -33,7 +33,9 @@ class UnidirectionalInterface(nn.Module):
             tensor of the message's shape. Of a message of several tensors it sees, and
             returns, them joined along the last dimension.
         normalize: regress the message divided by its running root mean square, and
-            scale predictions back (:mod:`dni._objective`). Under a frozen synthesizer the
+            scale predictions back (:mod:`dni._objective`); left out, yes, unless the
+            synthesizer says that its messages have a scale of their own
+            (:class:`dni.LocalLossSynthesizer`). Under a frozen synthesizer the
             scale stays what it is: 1, if it never learnt. Weights that were saved without
             a scale, by an older library say, load into ``normalize=False``.
         nonfinite: what to do with a real message that holds NaN or Inf: ``"raise"`` an
@@ -62,7 +64,7 @@ class UnidirectionalInterface(nn.Module):
         self,
         synthesizer: nn.Module,
         *,
-        normalize: bool = True,
+        normalize: bool | None = None,
         nonfinite: str = "raise",
         name: str | None = None,
     ) -> None:
@@ -72,7 +74,7 @@ class UnidirectionalInterface(nn.Module):
         _checks.is_synthesizer(synthesizer, self.who)
         _checks.one_of("nonfinite", nonfinite, ("raise", "skip"), self.who)
         self.synthesizer = synthesizer
-        self.objective = Objective(normalize, nonfinite)
+        self.objective = Objective(_checks.normalize(normalize, synthesizer, self.who), nonfinite)
         self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]
 
     def send(self, message: Any, trigger: Any) -> None:

@@ -15,6 +15,8 @@ All are written with :meth:`dni.BackwardInterface.make_trigger` and
 
 from dni.recurrent.auxiliary import AuxiliaryTask
 from dni.recurrent.synthesizer import Synthesizer
-from dni.recurrent.windows import Loop, Window, windows
+from dni.recurrent.windows import Loop as Loop
+from dni.recurrent.windows import Window as Window
+from dni.recurrent.windows import windows
 
-__all__ = ["AuxiliaryTask", "Loop", "Synthesizer", "Window", "windows"]
+__all__ = ["windows", "AuxiliaryTask", "Synthesizer"]

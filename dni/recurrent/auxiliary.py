@@ -55,7 +55,7 @@ class AuxiliaryTask(UnidirectionalInterface):
         synthesizer: nn.Module,
         *,
         weight: float = 0.1,
-        normalize: bool = True,
+        normalize: bool | None = None,
         nonfinite: str = "raise",
         name: str | None = None,
     ) -> None:

@@ -1,0 +1,304 @@
+"""Networks that are decoupled from outside."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dni._checks.words import as_number, is_integer_from, kind, shape, size, structure
+
+
+def is_model(model: Any, who: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{who}: expected a torch.nn.Module, got {kind(model)}.")
+
+
+def not_wrapped(model: Any, who: str) -> None:
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    if isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
+        what = type(model).__name__ if isinstance(model, wrappers) else "torch.compile"
+        raise TypeError(
+            f"{who}: what wraps a network looks at it once; expected a plain network, got one "
+            f"inside {what}. Decouple first, then wrap."
+        )
+
+
+def places(at: Any, who: str) -> Sequence[Any]:
+    listed = [at] if isinstance(at, (str, type)) else at
+    if not isinstance(listed, Iterable):
+        listed = [at]
+    listed = list(listed)
+    for one in listed:
+        if not isinstance(one, str) and not (isinstance(one, type) and issubclass(one, nn.Module)):
+            raise TypeError(
+                f"{who}: expected at to be a name, a pattern, a type of modules, 'leaves', or a "
+                f"list of these; got {one!r}."
+            )
+    if not listed:
+        raise ValueError(f"{who}: expected at least one place in at, got an empty list.")
+    return listed
+
+
+def known_name(name: str, known: Collection[str], who: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, [one for one in known if one], n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else _names(known)
+        raise ValueError(
+            f"{who}: expected the name of a module, as in model.named_modules(); got {name!r}, "
+            f"which is none. {hint}"
+        )
+
+
+def found_some(found: bool, what: str, known: Collection[str], who: str) -> None:
+    if not found:
+        raise ValueError(f"{who}: expected to find {what}, got none in this model. {_names(known)}")
+
+
+def _names(known: Collection[str], most: int = 8) -> str:
+    names = [name for name in known if name]
+    if not names:
+        return "It has no modules inside: at='' is the model itself."
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"Its modules are {', '.join(names[:most])}{more}."
+
+
+def not_empty(children: bool, name: str, who: str) -> None:
+    if not children:
+        raise ValueError(
+            f"{who}: expected a module that computes something, got {name or 'the model'!r}, an "
+            "empty Sequential. Cut behind the module before it."
+        )
+
+
+def has_a_place(module: nn.Module, runs: bool, name: str, who: str) -> None:
+    called = repr(name) if name else "the model"
+    what = type(module).__name__
+    if not runs:
+        raise ValueError(
+            f"{who}: expected a module that is called, got {called}, a {what} without a forward. "
+            f"Cut behind modules in it: at='{name}.*'."
+        )
+    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        raise ValueError(
+            f"{who}: an interface lives in the module that it stands behind; expected one that "
+            f"does not go through its children, got {called}, a {what}, which is a list of them. "
+            "Cut behind a module in it, or around it."
+        )
+
+
+def synthesizer_source(
+    synthesizer: Any, contexts: Mapping[str, Any], cuts: Sequence[str], who: str
+) -> None:
+    if isinstance(synthesizer, nn.Module):
+        if len(cuts) > 1:
+            raise ValueError(
+                f"{who}: one synthesizer serves one cut; expected a function that builds one for "
+                f"each output, got one {type(synthesizer).__name__} for {len(cuts)} cuts "
+                f"({', '.join(cuts[:4])}{', ...' if len(cuts) > 4 else ''}). Pass "
+                "lambda output: ..., or leave it out."
+            )
+    elif isinstance(synthesizer, type) or not (synthesizer is None or callable(synthesizer)):
+        got = repr(synthesizer) if isinstance(synthesizer, type) else kind(synthesizer)
+        raise TypeError(
+            f"{who}: expected a synthesizer, or a function that builds one for an output, got "
+            f"{got}. Pass lambda output: ..., or leave it out."
+        )
+    given = [name for name, value in contexts.items() if value is not None]
+    if synthesizer is not None and given:
+        raise ValueError(
+            f"{who}: {given[0]} is for the synthesizers that are chosen by shape; expected it "
+            "without synthesizer=, got both. Build your synthesizer with it."
+        )
+
+
+def name_is_free(taken: bool, name: str, who: str) -> None:
+    if taken:
+        raise ValueError(
+            f"{who}: an interface becomes a child called dni_interface; expected that name to be "
+            f"free, but {name!r} has something else called dni_interface. Rename that."
+        )
+
+
+def decoupled_alike(differ: Mapping[str, float], other: bool, name: str, who: str) -> None:
+    if other or differ:
+        had = " and ".join(f"{key}={value:g}" for key, value in differ.items())
+        raise ValueError(
+            f"{who}: {name!r} is decoupled already; expected the same again, which changes "
+            f"nothing, got other arguments: it has {had or 'another synthesizer'}. Set it on "
+            f"dni.interfaces_of(model)[{name!r}], or dni.strip(model) first."
+        )
+
+
+def something_to_cut(found: bool, output: Any, name: str) -> None:
+    if not found:
+        raise ValueError(
+            f"dni.decouple: expected an output with a gradient behind {name!r}, got "
+            f"{structure(output)}, none of which requires grad. Is all below it frozen? Then there "
+            "is nothing to decouple; dni.validate(model, sample, at) lists all such places."
+        )
+
+
+def built(synthesizer: Any, name: str) -> None:
+    if not isinstance(synthesizer, nn.Module):
+        raise TypeError(
+            f"dni.decouple: expected the function to return a synthesizer, a torch.nn.Module, for "
+            f"{name!r}, got {kind(synthesizer)}."
+        )
+
+
+def all_called(names: Sequence[str], seen: Collection[str], who: str) -> None:
+    never = [name for name in names if name not in seen]
+    if never:
+        raise ValueError(
+            f"{who}: expected modules that the network calls, got {', '.join(map(repr, never))}, "
+            "which the sample did not reach. Functional code may read a module's parameters "
+            "without calling it: cut behind a module that is called."
+        )
+
+
+def refused(error: Exception, who: str) -> NoReturn:
+    raise ValueError(
+        f"{who}: expected a sample that the model takes (a tensor, a tuple of arguments or a dict "
+        f"of keywords), got {type(error).__name__}: {error}"
+    ) from error
+
+
+def shaped_before_loading(weights: bool, name: str) -> None:
+    if weights:
+        raise ValueError(
+            f"dni.decouple: a checkpoint needs synthesizers of a known shape; expected that for "
+            f"{name!r}, got a cut that waits for its first batch. Pass sample= to dni.decouple "
+            "before loading."
+        )
+
+
+def shaped_before_compiling(compiling: bool, name: str) -> None:
+    if compiling:
+        raise RuntimeError(
+            f"dni.decouple: a compiled network does not change; expected a known shape for "
+            f"{name!r}, got a cut that waits for its first batch. Pass sample= to dni.decouple."
+        )
+
+
+def shaped_before_measuring(waiting: Sequence[str]) -> None:
+    if waiting:
+        raise RuntimeError(
+            "dni.diagnostics.Monitor: expected interfaces, got cuts that wait for their first "
+            f"batch to have one ({', '.join(waiting)}). Pass sample= to dni.decouple."
+        )
+
+
+def share(value: Any, who: str) -> float:
+    number = as_number("λ", value, who)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(
+            f"{who}: λ is the share of backpropagation; expected a number from 0 (synthetic "
+            f"gradients only) to 1 (backpropagation only), got {value!r}."
+        )
+    return number
+
+
+def rate(value: Any, who: str) -> float:
+    number = as_number("grad_lr", value, who)
+    if not 0.0 <= number < float("inf"):
+        raise ValueError(f"{who}: expected grad_lr to be a rate from 0 on, got {value!r}.")
+    return number
+
+
+Makers = Mapping[str, Callable[..., Optimizer]]
+
+
+def known_optimizer(name: Any, known: Makers, argument: str, who: str) -> Callable[..., Optimizer]:
+    if not isinstance(name, str) or name.lower() not in known:
+        raise ValueError(
+            f"{who}: expected {argument} to be one of {', '.join(sorted(known))}; got {name!r}."
+        )
+    return known[name.lower()]
+
+
+def made_optimizer(make: Callable[..., Any], parameters: list[nn.Parameter], who: str) -> Optimizer:
+    if not callable(make):
+        raise TypeError(
+            f"{who}: expected optim to be a name, an optimiser or a function of parameters, got "
+            f"{kind(make)}."
+        )
+    made = make(parameters)
+    if not isinstance(made, Optimizer):
+        raise TypeError(f"{who}: expected optim(parameters) to be an optimiser, got {kind(made)}.")
+    return made
+
+
+def synthesizer_class(value: Any, who: str) -> Callable[..., nn.Module] | None:
+    if value is not None and (isinstance(value, nn.Module) or not callable(value)):
+        raise TypeError(
+            f"{who}: every cut needs a synthesizer of its own size; expected dni_network to be a "
+            f"class, called with (input_size, hidden_size, output_size, **dni_params), got "
+            f"{kind(value)}."
+        )
+    made: Callable[..., nn.Module] | None = value
+    return made
+
+
+def gpu(number: Any, who: str) -> torch.device | None:
+    if not is_integer_from(-1, number):
+        raise ValueError(
+            f"{who}: expected gpu_id to be the number of a CUDA device, or -1 for none, got "
+            f"{number!r}."
+        )
+    if number < 0:
+        return None
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise ValueError(
+            f"{who}: expected gpu_id to be the number of a CUDA device, of which there are "
+            f"{count} here; got {number}. Pass -1 to stay where the network is."
+        )
+    return torch.device("cuda", number)
+
+
+def something_to_train(found: bool, network: nn.Module, who: str) -> None:
+    if not found:
+        inside = any(True for _ in network.parameters())
+        why = "whose parameters are frozen or wrapped already" if inside else "which has none"
+        raise ValueError(
+            f"{who}: what is decoupled has something to learn; expected a network with parameters "
+            f"to train, got {type(network).__name__}, {why}. Use it as it is."
+        )
+
+
+def pair(answer: Any, network: nn.Module) -> tuple[Tensor, Any]:
+    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], Tensor):
+        raise TypeError(
+            f"DNINetwork: expected forward(input, hidden) to return a pair (output, hidden) with a "
+            f"tensor as output, got {structure(answer)} from {type(network).__name__}. Without "
+            "memory: return output, None."
+        )
+    return answer
+
+
+def context_of_wrapper(context: Any, classes: int | None) -> None:
+    if not isinstance(context, Tensor):
+        raise ValueError(
+            "CDNI: its synthesizers are conditioned on a context; expected a tensor in `with "
+            f"dni.synthesizer_context(labels):` around the forward pass, got {kind(context)}."
+        )
+    if not context.is_floating_point() and classes is None:
+        raise ValueError(
+            f"CDNI: expected a context of floating-point vectors, got {context.dtype}. For labels, "
+            "pass their number: CDNI(network, classes=10)."
+        )
+
+
+def context_rows(told: Tensor, places: torch.Size, output: Tensor) -> None:
+    """One context vector per row, per token, or (stacked layers) per row of each."""
+    rows = told.shape[:-1]
+    if rows != places and (len(rows) != 1 or rows[0] not in places[:2]):
+        raise ValueError(
+            f"CDNI: expected a context for each row of an activation of shape {shape(output)}, got "
+            f"{size(rows)} of them. With dni.decouple you choose where cuts are."
+        )

@@ -1,0 +1,295 @@
+r"""The synthesizers of :class:`dni.DNI`: networks that may remember.
+
+They are called ``network(input, hidden)`` and return ``(output, hidden)``, where ``hidden``
+is whatever the network wants back at the next call of the same forward pass, ``None`` at the
+first. Their last layer starts at zero: a new synthesizer sends nothing.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni import _checks, _trees
+
+
+class DNINetwork(nn.Module):
+    """A network that predicts a gradient; the ground of your own.
+
+    Features are in the last dimension of ``input`` and ``output``, also for the maps of a
+    convolution, which come as ``(N, H, W, C)``; where ``maps`` is true they come as
+    ``(N, C, H, W)``.
+
+    Args:
+        input_size: features of the input: those of the activation, and under :class:`CDNI`
+            those of the context beside them.
+        hidden_size: as :class:`DNI` was given it.
+        output_size: features of the output: those of the activation.
+
+    Example:
+        >>> class Scaled(dni.DNINetwork):
+        ...     def __init__(self, input_size, hidden_size, output_size):
+        ...         super().__init__(input_size, hidden_size, output_size)
+        ...         self.scale = torch.nn.Parameter(torch.zeros(output_size))
+        ...
+        ...     def forward(self, input, hidden):
+        ...         return self.scale * input, None
+        >>> net = dni.DNI(torch.nn.Linear(2, 3), dni_network=Scaled)
+        >>> net(torch.ones(1, 2)).sum().backward()
+        >>> dni.synthesizer_parameters(net)[0].detach() != 0    # learnt already
+        tensor([True, True, True])
+    """
+
+    maps = False
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
+        super().__init__()
+        who = type(self).__name__
+        _checks.positive(
+            who, input_size=input_size, hidden_size=hidden_size, output_size=output_size
+        )
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.output_size = output_size
+
+    def forward(self, input: Tensor, hidden: Any) -> tuple[Tensor, Any]:
+        """The synthetic gradient, and what to give back at the next call."""
+        raise NotImplementedError(f"{type(self).__name__} needs a forward(input, hidden)")
+
+
+class LinearDNI(DNINetwork):
+    """``Linear -> ReLU``, ``num_layers`` times, and ``Linear``.
+
+    Args:
+        input_size, hidden_size, output_size: see :class:`DNINetwork`.
+        num_layers: 0 is linear.
+        bias: whether the layers have one.
+
+    Example:
+        >>> dni.LinearDNI(4, 10, 3, num_layers=0)(torch.ones(2, 4), None)[0].shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        num_layers: int = 2,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(input_size, hidden_size, output_size)
+        _checks.layer_count(num_layers, type(self).__name__)
+        widths = [input_size, *[hidden_size] * num_layers]
+        layers: list[nn.Module] = []
+        for i, o in pairwise(widths):
+            layers += [nn.Linear(i, o, bias), *self.between(o), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.final = silent(nn.Linear(widths[-1], output_size, bias))
+
+    def between(self, width: int) -> list[nn.Module]:
+        """What stands between a layer and its activation."""
+        return []
+
+    def forward(self, input: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
+        """The synthetic gradient; no memory."""
+        flat = self.layers(input.reshape(-1, self.input_size))
+        message: Tensor = self.final(flat).view(*input.shape[:-1], self.output_size)
+        return message, None
+
+
+class LinearSigmoidDNI(LinearDNI):
+    r""":class:`LinearDNI`, and a sigmoid :math:`\sigma` over what it puts out.
+
+    For losses whose gradient is bounded, as that of a log loss is. Gradients have two signs,
+    and a new synthesizer sends nothing, so it is :math:`2 \sigma(x) - 1`.
+
+    Example:
+        >>> dni.LinearSigmoidDNI(4, 10, 3)(torch.ones(1, 4), None)[0]
+        tensor([[0., 0., 0.]], grad_fn=<SubBackward0>)
+    """
+
+    def forward(self, input: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
+        """The synthetic gradient, between -1 and 1; no memory."""
+        message, _ = super().forward(input, hidden)
+        return 2 * message.sigmoid() - 1, None
+
+
+class LinearBatchNormDNI(LinearDNI):
+    """``Linear -> BatchNorm1d -> ReLU``, ``num_layers`` times, and ``Linear``.
+
+    Example:
+        >>> dni.LinearBatchNormDNI(4, 10, 3)(torch.ones(2, 4), None)[0].shape
+        torch.Size([2, 3])
+    """
+
+    def between(self, width: int) -> list[nn.Module]:
+        """Batch norm."""
+        return [nn.BatchNorm1d(width)]
+
+
+class RNNDNI(DNINetwork):
+    """Stacked LSTMs, GRUs or RNNs over the sequence, and ``Linear``.
+
+    ``(batch, time, features)`` is read along its time; ``(batch, features)`` is one step, and
+    the next call of the forward pass continues there: behind a cell that a loop runs.
+
+    Args:
+        input_size, hidden_size, output_size: see :class:`DNINetwork`.
+        num_layers: stacked ones, at least 1.
+        bias: whether they have one.
+        kind: ``"lstm"``, ``"gru"`` or ``"rnn"``.
+
+    Example:
+        >>> message, hidden = dni.RNNDNI(4, 10, 3, kind="gru")(torch.ones(2, 7, 4), None)
+        >>> message.shape, hidden.shape
+        (torch.Size([2, 7, 3]), torch.Size([1, 2, 10]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        kind: str = "lstm",
+    ) -> None:
+        super().__init__(input_size, hidden_size, output_size)
+        kinds: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+        who = type(self).__name__
+        _checks.positive(who, num_layers=num_layers)
+        _checks.one_of("kind", kind, tuple(kinds), who)
+        self.core = kinds[kind](input_size, hidden_size, num_layers, bias=bias, batch_first=True)
+        self.final = silent(nn.Linear(hidden_size, output_size, bias))
+
+    def forward(self, input: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
+        """The synthetic gradient, and the state after the last step."""
+        steps = input.flatten(1, -2) if input.dim() > 2 else input.unsqueeze(1)
+        seen, hidden = self.core(steps, hidden)
+        message: Tensor = self.final(seen).view(*input.shape[:-1], self.output_size)
+        return message, hidden
+
+
+class Conv2dDNI(DNINetwork):
+    """``Conv2d -> BatchNorm2d -> pooling -> ReLU``, ``num_layers`` times, ``Conv2d -> AvgPool2d``.
+
+    Kernels of 3 and pooling with a stride of 1: a gradient has the size of its maps.
+
+    Args:
+        input_size, output_size: channels.
+        hidden_size: channels of the hidden layers.
+        num_layers: 0 is linear.
+        bias: whether the convolutions have one.
+        pool: ``"max"`` or ``"avg"``.
+
+    Example:
+        >>> dni.Conv2dDNI(4, 10, 3)(torch.ones(2, 4, 5, 5), None)[0].shape
+        torch.Size([2, 3, 5, 5])
+    """
+
+    maps = True
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        pool: str = "max",
+    ) -> None:
+        super().__init__(input_size, hidden_size, output_size)
+        who = type(self).__name__
+        _checks.layer_count(num_layers, who)
+        _checks.one_of("pool", pool, ("max", "avg"), who)
+        pooling = nn.MaxPool2d if pool == "max" else nn.AvgPool2d
+        widths = [input_size, *[hidden_size] * num_layers]
+        layers: list[nn.Module] = []
+        for i, o in pairwise(widths):
+            layers += [
+                nn.Conv2d(i, o, 3, padding=1, bias=bias),
+                nn.BatchNorm2d(o),
+                pooling(3, stride=1, padding=1),
+                nn.ReLU(),
+            ]
+        self.layers = nn.Sequential(*layers)
+        self.final = silent(nn.Conv2d(widths[-1], output_size, 3, padding=1, bias=bias))
+        self.pool = nn.AvgPool2d(3, stride=1, padding=1)
+
+    def forward(self, input: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
+        """The synthetic gradient of maps; no memory."""
+        return self.pool(self.final(self.layers(input))), None
+
+
+def silent(layer: nn.Module) -> nn.Module:
+    """``layer``, all zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class Remembering(nn.Module):
+    """A :class:`DNINetwork` as the synthesizer of an interface; it holds ``hidden``.
+
+    Args:
+        network: what answers.
+        conditioned: whether a context stands beside the activation in its input.
+        classes: of labels as context.
+    """
+
+    def __init__(self, network: nn.Module, conditioned: bool, classes: int | None) -> None:
+        super().__init__()
+        self.network = network
+        self.conditioned = conditioned
+        self.classes = classes
+        self.hidden: Any = None  # of the last call in a forward pass over this many rows:
+        self.rows = 0
+
+    def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
+        """The synthetic message for ``trigger``."""
+        if len(trigger) != self.rows:
+            self.hidden, self.rows = None, len(trigger)
+        move = trigger.dim() == 4 and not getattr(self.network, "maps", False)
+        input = trigger
+        if self.conditioned:
+            told = as_features(context, self.classes, trigger)
+            input = torch.cat([trigger, told], dim=feature_dim(trigger))
+        answer = self.network(input.movedim(1, -1) if move else input, self.hidden)
+        message, hidden = _checks.pair(answer, self.network)
+        self.hidden = _detached(hidden)
+        return message.movedim(-1, 1) if move else message
+
+
+def feature_dim(output: Tensor) -> int:
+    """Where the features of an output lie: those of maps are channels."""
+    return 1 if output.dim() == 4 else -1
+
+
+def as_features(context: Any, classes: int | None, output: Tensor) -> Tensor:
+    """A context as features beside ``output``: labels as one-hot vectors, repeated to fit."""
+    _checks.context_of_wrapper(context, classes)
+    if not context.is_floating_point():
+        assert classes is not None
+        try:
+            context = nn.functional.one_hot(context.long(), classes)
+        except RuntimeError as error:
+            _checks.labels_in_range(error, context, classes, "CDNI")
+    told: Tensor = context.to(output)
+    size, places = told.shape[-1], output.shape[:1] if output.dim() == 4 else output.shape[:-1]
+    if told.dim() > output.dim() and told.shape[-1 - len(places) : -1] == places:
+        told = told.flatten(0, -2 - len(places)).mean(0)  # rows share it: learnt positions
+    _checks.context_rows(told, places, output)
+    if output.dim() == 4:
+        return told[..., None, None].expand(-1, size, *output.shape[2:])
+    while told.dim() < output.dim():  # one for a whole sequence; or for stacked layers
+        told = told.unsqueeze(-2 if len(told) == len(output) else 0)
+    return told.expand(*output.shape[:-1], size)
+
+
+def _detached(hidden: Any) -> Any:
+    """No graph from call to call; in any structure."""
+    return _trees.map_tensors(lambda _, tensor: tensor.detach(), hidden)

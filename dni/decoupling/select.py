@@ -1,0 +1,100 @@
+"""Which modules ``at`` means: names, patterns, types, leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+from torch import nn
+
+from dni import _checks
+from dni.interfaces import UnidirectionalInterface
+from dni.interfaces.find import ATTRIBUTE
+
+One: TypeAlias = str | type[nn.Module]
+At: TypeAlias = One | Iterable[One]
+
+
+def select(model: nn.Module, at: At, who: str) -> dict[str, nn.Module]:
+    """The modules that ``at`` means, each once, in the order of the model."""
+    _checks.is_model(model, who)
+    known = dict(modules(model))
+    wanted: set[nn.Module] = set()
+    for one in _checks.places(at, who):
+        wanted.update(_meant(one, known, who))
+    chosen: dict[nn.Module, str] = {}
+    for name, module in known.items():
+        if module in wanted:
+            chosen.setdefault(module, name)
+    return {name: module for module, name in chosen.items()}
+
+
+def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All names of all modules, but for interfaces and what is in them."""
+    inside = None
+    for name, module in model.named_modules(remove_duplicate=False):
+        if inside is not None and name.startswith(inside):
+            continue
+        if isinstance(module, UnidirectionalInterface) or name.split(".")[-1] == ATTRIBUTE:
+            inside = f"{name}." if name else ""
+        else:
+            yield name, module
+
+
+def leaves(known: dict[str, nn.Module]) -> list[nn.Module]:
+    """The modules without children that have something to train."""
+    found = {
+        module: None
+        for module in known.values()
+        if all(key == ATTRIBUTE for key, _ in module.named_children())
+        and any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    }
+    return list(found)
+
+
+def runs(module: nn.Module) -> bool:
+    """Whether it has a ``forward``, as ``nn.ModuleList`` has not."""
+    return type(module).forward is not nn.Module.forward
+
+
+def end_of(name: str, module: nn.Module, who: str) -> tuple[str, nn.Module]:
+    """Where an interface behind ``module`` can live: for a chain, behind its last link.
+
+    ``nn.Sequential`` runs all its children, and would run one more.
+    """
+    while type(module).forward is nn.Sequential.forward:
+        children = [(key, child) for key, child in module.named_children() if key != ATTRIBUTE]
+        _checks.not_empty(bool(children), name, who)
+        key, module = children[-1]
+        name = f"{name}.{key}" if name else key
+    _checks.has_a_place(module, runs(module), name, who)
+    return name, module
+
+
+def _meant(one: One, known: dict[str, nn.Module], who: str) -> Iterable[nn.Module]:
+    if isinstance(one, str) and one != "leaves" and not re.search(r"[*?\[]", one):
+        _checks.known_name(one, known, who)
+        return [known[one]]
+    if one == "leaves":
+        what, found = "leaves with parameters to train", leaves(known)
+        found = found[:-1] or found
+    elif isinstance(one, str):
+        what, pattern = f"modules named {one!r}", _pattern(one)
+        found = [module for name, module in known.items() if name and pattern.fullmatch(name)]
+    else:
+        what = f"modules of type {one.__name__}"
+        found = [module for module in known.values() if isinstance(module, one)]
+    found = [module for module in found if runs(module)]
+    _checks.found_some(bool(found), what, known, who)
+    return found
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    """As for paths: ``*`` and ``?`` stay within one name, ``**`` crosses dots."""
+    translated = ""
+    for part in re.split(r"(\*\*|\*|\?|\[[^\]]+\])", glob):
+        special = {"**": ".*", "*": r"[^.]*", "?": r"[^.]"}
+        is_set = part.startswith("[") and part.endswith("]")
+        translated += special.get(part) or (part.replace("[!", "[^") if is_set else re.escape(part))
+    return re.compile(translated)

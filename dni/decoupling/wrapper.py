@@ -1,0 +1,296 @@
+r"""A whole network, decoupled in one line, that trains itself during ``loss.backward()``.
+
+:func:`dni.decouple` leaves the training to a loop. :class:`DNI` takes it over: it wraps a
+network, cuts behind each of its leaves, and gives every parameter a step of its optimiser as
+soon as its gradient is there (:mod:`dni.decoupling.stepping`)::
+
+    loss.backward():  g at leaf 2 --> its synthesizer learns, and steps
+                      lambda g + (1 - lambda) s --> leaf 2 learns, and steps
+                                                    '--> g at leaf 1 --> ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dni import _checks, _trees
+from dni.contexts import current_context
+from dni.decoupling.attach import attach
+from dni.decoupling.networks import Conv2dDNI, LinearDNI, Remembering, feature_dim
+from dni.decoupling.select import end_of, leaves, modules
+from dni.decoupling.shapes import interfaces_for
+from dni.decoupling.stepping import StepInBackward
+from dni.interfaces import BackwardInterface
+from dni.interfaces.find import ATTRIBUTE, interfaces_of
+from dni.interfaces.unshaped import Unshaped
+from dni.parameters import base_parameters, synthesizer_parameters
+from dni.synthesizers.choice import like
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adagrad": torch.optim.Adagrad,
+    "rmsprop": partial(torch.optim.RMSprop, momentum=0.9),
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
+Optim = str | Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class DNI(nn.Module):
+    r"""``network``, decoupled, and trained during ``loss.backward()``.
+
+    With :math:`g` the real gradient at the output of a leaf and :math:`s` the synthetic one,
+    the leaf learns from
+
+    .. math:: \lambda \cdot g + (1 - \lambda) \cdot s .
+
+    The loop that was there stays. Its own ``optimizer.step()`` is no longer needed; where it
+    is called, it is one more step. Gradients stay for it until the next forward pass.
+
+    Args:
+        network: any network, wrapped and decoupled in place. Its methods and attributes are
+            those of the wrapper too; ``.network`` is the network.
+        dni_network: a class of synthesizers, see :class:`DNINetwork`; left out,
+            :class:`Conv2dDNI` for maps and :class:`LinearDNI` for all else.
+        dni_params: arguments for it beside the three sizes.
+        optim: the optimiser of the network: a name, a function of parameters (as
+            ``torch.optim.SGD`` with its rate bound), or an optimiser that is there, whose
+            state and schedulers go on; left out, Adam with ``grad_lr``.
+        grad_optim: that of the synthesizers, by name: ``adam``, ``adamw``, ``adagrad``,
+            ``rmsprop`` or ``sgd`` (the last two with a momentum of 0.9).
+        grad_lr: its rate.
+        hidden_size: of the synthesizers.
+        λ: the share of backpropagation, from 0 (synthetic gradients only) to 1 (backpropagation
+            only); an attribute that may change at any time.
+        recursive: cut behind every leaf that has parameters, the last one too; else only
+            behind ``network`` itself.
+        gpu_id: the number of a CUDA device to move to; -1 for none.
+
+    A resumed run builds the same wrapper and loads its ``state_dict``, which holds optimisers
+    and shapes.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> before = net[0].weight.detach().clone()
+        >>> net = dni.DNI(net, grad_optim="adam", grad_lr=0.01, λ=0.5)
+        >>> net(torch.ones(1, 4)).sum().backward()
+        >>> bool((net[0].weight != before).any()), list(dni.interfaces_of(net.network))
+        (True, ['0', '2'])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        dni_network: Callable[..., nn.Module] | None = None,
+        dni_params: Mapping[str, Any] | None = None,
+        optim: Optim | None = None,
+        grad_optim: str = "adam",
+        grad_lr: float = 0.001,
+        hidden_size: int = 10,
+        λ: float = 0.5,
+        recursive: bool = True,
+        gpu_id: int = -1,
+    ) -> None:
+        super().__init__()
+        who = type(self).__name__
+        _checks.is_model(network, who)
+        _checks.not_wrapped(network, who)
+        _checks.positive(who, hidden_size=hidden_size)
+        self._λ = _checks.share(λ, who)
+        self._hidden_size = hidden_size
+        self._kind = _checks.synthesizer_class(dni_network, who)
+        self._params = dict(dni_params or {})
+        make = _checks.known_optimizer(grad_optim, OPTIMIZERS, "grad_optim", who)
+        self._grad_optim = partial(make, lr=_checks.rate(grad_lr, who))
+        device = _checks.gpu(gpu_id, who)
+        cuts = _cuts(network, recursive, who)
+        parameters = [p for p in _own(network, base_parameters(network)) if p.requires_grad]
+        _checks.something_to_train(bool(parameters), network, who)
+        optimizer = _optimizer(optim, parameters, grad_lr, who)
+
+        self.network = network if device is None else network.to(device)
+        self.optim = optimizer
+        self.grad_optim: Optimizer | None = None  # once a first batch has shown the shapes
+        self._base = StepInBackward(optimizer, parameters, keep=True)
+        self._synthesizers: StepInBackward | None = None
+        self._remembering: list[Remembering] = []
+        self._shapes: dict[str, dict[str, list[int]]] = {}
+        options = {"mix": self._λ, "factor": 1.0}
+        for name, module in cuts.items():
+            attach(module, Unshaped(partial(self._make, name), name, options))
+
+    @property
+    def λ(self) -> float:
+        """The share of backpropagation in what a leaf learns from."""
+        return self._λ
+
+    @λ.setter
+    def λ(self, value: float) -> None:
+        self._λ = _checks.share(value, type(self).__name__)
+        for interface in interfaces_of(self.network).values():
+            if isinstance(interface.synthesizer, Remembering):
+                cast(BackwardInterface, interface).mix = self._λ
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What ``network`` puts out."""
+        learning = self.training and torch.is_grad_enabled()
+        if learning and self._base.clear():  # a backward pass is over: this is another step
+            for one in self._remembering:
+                one.hidden = None
+        output = self.network(*args, **kwargs)
+        if learning:
+            self._arm()
+        return output
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Optimisers and shapes, for ``state_dict``."""
+        return {
+            "optim": self.optim.state_dict(),
+            "grad_optim": self.grad_optim and self.grad_optim.state_dict(),
+            "shapes": self._shapes,
+            "context_size": self._context_size,
+        }
+
+    def set_extra_state(self, state: Any) -> None:
+        """Give the cuts their shapes, which the weights that follow have, and the optimisers."""
+        self._context_size = state["context_size"]
+        for name, module in modules(self.network):
+            waiting = getattr(module, ATTRIBUTE, None)
+            if name in state["shapes"] and isinstance(waiting, Unshaped):
+                shapes = state["shapes"][name].items()
+                seen = {place: torch.empty(shape, requires_grad=True) for place, shape in shapes}
+                setattr(module, ATTRIBUTE, waiting.shape(seen.get("", seen)))
+        self._arm()
+        self.optim.load_state_dict(state["optim"])
+        if self.grad_optim is not None and state["grad_optim"] is not None:
+            self.grad_optim.load_state_dict(state["grad_optim"])
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "network" or "_modules" not in self.__dict__:
+                raise
+            return getattr(self.network, name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return cast(Any, self.network)[index]
+
+    _context_size: int = 0  # features of a context beside those of an activation
+
+    def _make(self, name: str, output: Any) -> nn.Module:
+        """What stands behind a module that puts out ``output``."""
+        shapes: dict[str, list[int]] = {}
+
+        def note(place: str, tensor: Tensor) -> None:
+            if tensor.requires_grad:
+                shapes[place] = list(tensor.shape)
+
+        _trees.map_tensors(note, output)
+        made = interfaces_for(output, self._build, name, {"mix": self._λ})
+        self._shapes[name] = shapes
+        return made
+
+    def _build(self, output: Tensor) -> nn.Module:
+        """A synthesizer for ``output``."""
+        kind = self._kind or (Conv2dDNI if output.dim() == 4 else LinearDNI)
+        size = output.shape[feature_dim(output)]
+        network = kind(size + self._context_size, self._hidden_size, size, **self._params)
+        made = Remembering(network, bool(self._context_size), self._classes)
+        self._remembering.append(made)
+        return like(made, output)
+
+    _classes: int | None = None
+
+    def _arm(self) -> None:
+        """Let every parameter step, those of new synthesizers too."""
+        groups = [] if self.grad_optim is None else self.grad_optim.param_groups
+        known = {parameter for group in groups for parameter in group["params"]}
+        new = [
+            parameter
+            for parameter in _own(self.network, synthesizer_parameters(self.network))
+            if parameter not in known and not isinstance(parameter, nn.UninitializedParameter)
+        ]
+        if new and self.grad_optim is not None:
+            self.grad_optim.add_param_group({"params": new})
+        elif new:
+            self.grad_optim = self._grad_optim(new)
+            self._synthesizers = StepInBackward(self.grad_optim, keep=False)
+        for stepper in (self._base, self._synthesizers):
+            if stepper is not None:
+                stepper.arm()
+
+
+class CDNI(DNI):
+    r""":class:`DNI` with synthesizers that know a context: *conditional*, so cDNI.
+
+    The context is that of :func:`dni.synthesizer_context`, around the forward pass. It
+    stands beside the activation in the input of each synthesizer.
+
+    Args:
+        classes: of labels, where the context is a tensor of integers; left out, the context
+            is a tensor of vectors.
+        network, dni_network, dni_params, optim, grad_optim: see :class:`DNI`.
+        grad_lr, hidden_size, λ, recursive, gpu_id: likewise.
+
+    Example:
+        >>> net = dni.CDNI(torch.nn.Linear(4, 3), λ=0, classes=3)
+        >>> x, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+        >>> with dni.synthesizer_context(labels):
+        ...     torch.nn.functional.cross_entropy(net(x), labels).backward()
+        >>> net.network.dni_interface.synthesizer.network.input_size
+        6
+    """
+
+    def __init__(
+        self, network: nn.Module, *args: Any, classes: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(network, *args, **kwargs)
+        _checks.positive(type(self).__name__, classes=classes)
+        self._classes = classes
+
+    def _build(self, output: Tensor) -> nn.Module:
+        if not self._context_size:
+            context = current_context()
+            _checks.context_of_wrapper(context, self._classes)
+            self._context_size = self._classes or context.shape[-1]
+        return super()._build(output)
+
+
+def _cuts(network: nn.Module, recursive: bool, who: str) -> dict[str, nn.Module]:
+    """The places of the interfaces, by name, but for what is decoupled already."""
+    known = dict(modules(network))
+    theirs = {inner for outer in _wrappers(network) for inner in outer.modules()}
+    chosen = dict([end_of("", network, who)])
+    if recursive:
+        ours = {name: module for name, module in known.items() if module not in theirs}
+        found = set(leaves(ours))
+        chosen = {name: module for name, module in ours.items() if module in found}
+    return {name: module for name, module in chosen.items() if not hasattr(module, ATTRIBUTE)}
+
+
+def _own(network: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Without those that a wrapper inside ``network`` trains."""
+    theirs = {parameter for outer in _wrappers(network) for parameter in outer.parameters()}
+    return [parameter for parameter in parameters if parameter not in theirs]
+
+
+def _wrappers(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, DNI)]
+
+
+def _optimizer(
+    optim: Optim | None, parameters: list[nn.Parameter], lr: float, who: str
+) -> Optimizer:
+    if isinstance(optim, Optimizer):
+        return optim
+    if optim is None or isinstance(optim, str):
+        make = _checks.known_optimizer(optim or "adam", OPTIMIZERS, "optim", who)
+        return make(parameters, lr=lr)
+    return _checks.made_optimizer(optim, parameters, who)

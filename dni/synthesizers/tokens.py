@@ -1,0 +1,40 @@
+"""A synthesizer for sequences whose labels may belong to the whole sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dni.synthesizers.basic import BasicSynthesizer
+
+
+class TokenSynthesizer(BasicSynthesizer):
+    r"""A :class:`BasicSynthesizer` for each token of ``(batch, time, features)``.
+
+    Every token is asked for apart, with the same weights. A context may be one per token,
+    as the next words of a language model are, or one per sequence, as the label of a
+    document: then all its tokens share it. (Where batch and time are equal, one per
+    sequence has a second dimension of 1.)
+
+    Args:
+        output_dim, n_hidden, hidden_dim, trigger_dim: see :class:`BasicSynthesizer`.
+        context_dim, context_classes, bias, activation: likewise.
+
+    Shapes:
+        trigger and message: ``(batch, time, features)``; labels: ``(batch, time)`` or
+        ``(batch,)``; vectors: these and ``context_dim``.
+
+    Example:
+        >>> synthesizer = dni.TokenSynthesizer(output_dim=8, context_classes=10)
+        >>> synthesizer(torch.ones(2, 5, 8), torch.tensor([3, 7])).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
+        """The synthetic message for ``trigger``."""
+        if trigger.dim() == 3 and isinstance(context, Tensor) and self.input_context is not None:
+            per_sequence = 2 if context.is_floating_point() else 1
+            if context.dim() == per_sequence and len(context) == len(trigger):
+                context = context.unsqueeze(1)
+        return super().forward(trigger, context)

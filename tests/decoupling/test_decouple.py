@@ -1,0 +1,335 @@
+"""What is decoupled, what it is afterwards, and how it becomes plain again."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import dni
+from dni.interfaces import unshaped
+from tests.decoupling.networks import CASES, Encoder, Shared, images, loss_of, mlp
+
+
+class Nest(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(4, 4)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3))
+        self.layer10 = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.layer10(x))
+
+
+@pytest.mark.parametrize(
+    ("at", "cuts"),
+    [
+        ("stem", ["stem"]),
+        ("layers.1", ["layers.1.1"]),  # behind a chain is behind its last link
+        ("layers.*", ["layers.0.1", "layers.1.1", "layers.2.1"]),
+        ("layers.**", ["layers.0.0", "layers.0.1", "layers.1.0", "layers.1.1"]),
+        ("layer*", ["layer10"]),  # and not layers, a list that nobody calls
+        ("layer??", ["layer10"]),
+        ("layers.[02]", ["layers.0.1", "layers.2.1"]),
+        ("layers.[!0].0", ["layers.1.0", "layers.2.0"]),
+        (nn.ReLU, ["layers.0.1", "layers.1.1", "layers.2.1"]),
+        (["stem", "layers.0.0", "stem"], ["stem", "layers.0.0"]),
+        ([nn.ReLU, "stem"], ["stem", "layers.0.1", "layers.1.1", "layers.2.1"]),
+        ("leaves", ["stem", "layers.0.0", "layers.1.0", "layers.2.0", "layer10"]),
+        ("", [""]),
+    ],
+)
+def test_where(at, cuts):
+    model = dni.decouple(Nest(), at, sample=images(4))
+    found = list(dni.interfaces_of(model))
+    assert found[: len(cuts)] == cuts
+    assert len(found) == len(cuts) or at == "layers.**"
+
+
+def test_frozen_leaves_are_no_leaves():
+    model = mlp()
+    model[0].requires_grad_(False)
+    dni.decouple(model, "leaves", sample=images(4))
+    assert list(dni.interfaces_of(model)) == ["1", "3"]
+
+
+def test_a_shared_module_has_one_interface():
+    model = dni.decouple(Shared(), ["again", "first", "aga*"], sample=images(4))
+    assert list(dni.interfaces_of(model)) == ["first"]
+
+
+def test_the_class_of_a_synthesizer_follows_the_output():
+    chosen = [dni.synthesizer_for(torch.empty(size)) for size in ((5,), (2, 5), (2, 3, 5))]
+    assert [type(one) for one in chosen] == [dni.BasicSynthesizer] * 2 + [dni.TokenSynthesizer]
+    maps = dni.synthesizer_for(torch.empty(2, 6, 4, 3), n_hidden=2, hidden=8, context_dim=4)
+    assert maps(torch.ones(2, 6, 4, 3), torch.ones(2, 4)).shape == (2, 6, 4, 3)
+
+
+@pytest.mark.parametrize("context", [torch.tensor([1, 2]), torch.tensor([[1], [2]])])
+def test_a_label_of_a_sequence_reaches_all_its_tokens(context):
+    made = dni.TokenSynthesizer(4, context_classes=3)
+    nn.init.normal_(made.input_context.weight)
+    message = made(torch.zeros(2, 2, 4), context)  # as many tokens as sequences
+    expected = made.input_context.weight.t()[torch.tensor([1, 2])]
+    assert torch.equal(message, expected[:, None].expand(2, 2, 4))
+
+
+def test_a_label_may_belong_to_a_token():
+    made = dni.TokenSynthesizer(4, context_classes=3)
+    nn.init.normal_(made.input_context.weight)
+    labels = torch.tensor([[0, 1], [2, 1]])
+    assert torch.equal(made(torch.zeros(2, 2, 4), labels), made.input_context.weight.t()[labels])
+
+
+def test_a_context_reaches_the_synthesizers_of_all_layouts():
+    build, inputs, at, _ = CASES["encoder"]
+    model, x = build(), inputs()
+    dni.decouple(model, at, context_classes=3)
+    with dni.synthesizer_context(torch.arange(6) % 3):
+        loss_of(model, x).backward()
+    for interface in dni.interfaces_of(model).values():
+        assert interface.synthesizer.input_context.bias.grad is not None
+
+
+def test_options_reach_the_interfaces():
+    model = dni.decouple(
+        mlp(), ["2", "5"], mix=0.5, factor=0.1, normalize=False, nonfinite="skip", sample=images(4)
+    )
+    for interface in dni.interfaces_of(model).values():
+        assert (interface.unlock, interface.mix, interface.factor) == (False, 0.5, 0.1)
+        assert interface.objective.moments is None
+        assert interface.objective.nonfinite == "skip"
+    assert interface.who == "BackwardInterface '5'"
+
+
+def test_an_instance_serves_one_cut():
+    mine = dni.BasicSynthesizer(8)
+    model = dni.decouple(mlp(), "2", mine)
+    assert dni.interfaces_of(model)["2"].synthesizer is mine
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stripped_it_is_what_it_was(case):
+    build, inputs, at, _ = CASES[case]
+    model, x = build(), inputs()
+    keys, kind, names = set(model.state_dict()), type(model), dict(model.named_modules()).keys()
+    expected = model.eval()(x)
+    dni.decouple(model, at)
+    model.train()
+    assert keys <= set(model.state_dict())
+    loss_of(model, x).backward()
+    assert keys < set(model.state_dict())
+    assert type(model) is kind
+    assert dni.strip(model) is model
+    assert set(model.state_dict()) == keys
+    assert dict(model.named_modules()).keys() == names
+    fresh = build()  # batch norm has moved on: compare with the weights of now
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(x), fresh.eval()(x))
+    assert dni.strip(model)(x).shape == expected.shape
+
+
+def test_decoupling_twice_is_decoupling_once():
+    model = dni.decouple(mlp(), ["2", "5"], sample=images(4))
+    before = dict(model.named_modules())
+    dni.decouple(model, ["2", "5"], sample=images(4))
+    assert dict(model.named_modules()) == before
+    dni.decouple(model, ["2", "3"], sample=images(4))
+    assert list(dni.interfaces_of(model)) == ["2", "3", "5"]
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("lazy", [False, True], ids=["sample", "lazy"])
+def test_copies_are_decoupled_and_live_apart(duplicate, lazy):
+    torch.manual_seed(0)
+    model, x = mlp(), images(4)
+    dni.decouple(model, ["2", "5"], sample=None if lazy else x)
+    twin = duplicate(model)
+    found = []
+    for one in (model, twin):
+        torch.manual_seed(1)
+        optimizer = torch.optim.SGD(one.parameters(), 0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(one, x).backward()
+            optimizer.step()
+        found.append(one.state_dict())
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+    dni.strip(twin)
+    assert list(dni.interfaces_of(model)) == ["2", "5"]
+    assert dni.interfaces_of(twin) == {}
+    loss_of(twin, x).backward()
+
+
+def test_a_saved_run_goes_on_as_if_it_had_not_stopped():
+    x = images(4)
+
+    def start():
+        torch.manual_seed(0)
+        model = dni.decouple(mlp(), ["2", "5"], context_classes=3, sample=x)
+        return model, torch.optim.Adam(model.parameters(), 1e-2)
+
+    def steps(model, optimizer):
+        for _ in range(5):
+            optimizer.zero_grad()
+            with dni.synthesizer_context(torch.arange(6) % 3):
+                loss_of(model, x).backward()
+            optimizer.step()
+
+    model, optimizer = start()
+    steps(model, optimizer)
+    file = io.BytesIO()
+    torch.save((model.state_dict(), optimizer.state_dict(), torch.get_rng_state()), file)
+    steps(model, optimizer)
+    again, resumed = start()
+    file.seek(0)
+    weights, state, random = torch.load(file, weights_only=True)
+    again.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    torch.set_rng_state(random)
+    steps(again, resumed)
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items())
+
+
+def test_a_sample_leaves_no_trace():
+    model, x = mlp(), images(4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    dni.decouple(model, "2", sample=x)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_sample_leaves_interfaces_that_are_there_alone():
+    cut = dni.BackwardInterface(dni.BasicSynthesizer(8), unlock=True)
+    model = nn.Sequential(nn.Linear(4, 8), cut, nn.Linear(8, 8), nn.Linear(8, 3))
+    dni.decouple(model, "2", sample=images(4))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert cut.training
+
+
+@pytest.mark.parametrize("sample", [(torch.ones(2, 4),), {"input": torch.ones(2, 4)}])
+def test_a_sample_may_be_arguments_or_keywords(sample):
+    model = dni.decouple(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), "0", sample=sample)
+    assert len(dni.interfaces_of(model)) == 1
+
+
+class TestWithoutASample:
+    def test_an_optimiser_made_before_the_first_batch_trains_the_synthesizers(self):
+        model = dni.decouple(mlp(), ["2", "5"])
+        base, extra = dni.base_parameters(model), dni.synthesizer_parameters(model)
+        assert len(extra) == 2
+        optimizer = torch.optim.Adam([{"params": base}, {"params": extra, "lr": 0.1}])
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model, images(4)).backward()
+            optimizer.step()
+        groups = [set(group["params"]) for group in optimizer.param_groups]
+        assert groups[0] == set(dni.base_parameters(model))
+        assert groups[1] == set(dni.synthesizer_parameters(model))
+        assert len(groups[1]) == 8
+        assert all(parameter.any() for parameter in groups[1])
+
+    def test_no_hook_on_optimisers_stays_behind(self):
+        model = dni.decouple(mlp(), "2")
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        loss_of(model, images(4)).backward()
+        for _ in range(2):
+            gc.collect()
+            optimizer.step()
+        assert unshaped._hook == []
+
+    def test_random_numbers_are_those_of_the_plain_network(self):
+        model, x = mlp(), images(4)
+        plain = copy.deepcopy(model)
+        dni.decouple(model, "2", mix=1.0)
+        torch.manual_seed(5)
+        expected = plain(x)
+        torch.manual_seed(5)
+        assert torch.equal(model(x), expected)
+
+    def test_eval_asks_for_no_shape(self):
+        model = dni.decouple(mlp(), "2").eval()
+        model(images(4))
+        assert dni.interfaces_of(model) == {}
+        model.train()
+        with torch.no_grad():
+            model(images(4))
+        assert dni.interfaces_of(model) == {}
+
+    def test_a_plain_checkpoint_loads(self):
+        plain = mlp()
+        model = dni.decouple(mlp(), "2")
+        model.load_state_dict(plain.state_dict())
+        assert torch.equal(model[0].weight, plain[0].weight)
+
+    def test_a_decoupled_checkpoint_does_not(self):
+        saved = dni.decouple(mlp(), "2", sample=images(4)).state_dict()
+        model = dni.decouple(mlp(), "2")
+        with pytest.raises(ValueError, match=r"waits for its first batch. Pass sample="):
+            model.load_state_dict(saved)
+
+    def test_the_context_of_the_first_batch_is_used(self):
+        model = dni.decouple(mlp(), "2", context_classes=3)
+        for _ in range(2):
+            with dni.synthesizer_context(torch.tensor([0, 1, 2] * 2)):
+                loss_of(model, images(4)).backward()
+            torch.optim.SGD(model.parameters(), 0.1).step()  # off zero
+        (interface,) = dni.interfaces_of(model).values()
+        assert interface.synthesizer.input_context.bias.grad.any()
+
+
+def test_under_autocast_a_synthesizer_keeps_its_width():
+    model = dni.decouple(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), "0")
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(model, images(4))
+    loss.backward()
+    assert all(p.dtype == torch.float32 for p in dni.synthesizer_parameters(model))
+
+
+def test_a_network_of_another_dtype_has_synthesizers_of_that_dtype():
+    model, x = mlp().double(), images(4).double()
+    for sample in (None, x):
+        dni.decouple(dni.strip(model), "2", lambda h: dni.BasicSynthesizer(8), sample=sample)
+        loss_of(model, x).backward()
+        assert all(p.dtype == torch.float64 for p in dni.synthesizer_parameters(model))
+
+
+def test_the_loss_that_a_decoupled_network_ends_at_is_lower():
+    torch.manual_seed(0)
+    model, x = mlp(), images(4)
+    labels = torch.arange(6) % 3
+    dni.decouple(model, ["2", "5"], context_classes=3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        with dni.synthesizer_context(labels):
+            loss = loss_of(model, x)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) < 0.2 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("at", [nn.TransformerEncoderLayer, "encoder.layers.*.linear1"])
+def test_the_fused_path_of_a_transformer_is_the_same(at):
+    """In evaluation without gradients PyTorch fuses a layer, and rounds differently."""
+    model, x = Encoder().eval(), images(5, 8)
+    with torch.no_grad():
+        plain = model(x)
+        dni.decouple(model, at, sample=x)
+        assert torch.equal(model(x), plain)

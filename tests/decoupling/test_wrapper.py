@@ -1,0 +1,414 @@
+"""DNI and CDNI: a network that trains itself while the loss goes back."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dni
+from tests.decoupling.networks import CASES, Named, Recurrent, images, loss_of, mlp
+
+LABELS = torch.arange(6) % 3
+
+
+class Steps(nn.Module):
+    """A cell that a loop runs, with a method and an attribute of its own."""
+
+    marks = 7
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.Linear(8, 4)
+        self.head = nn.Linear(4, 3)
+
+    def start(self, x):
+        return torch.zeros(len(x), 4)
+
+    def forward(self, x):
+        h = self.start(x)
+        for step in x.unbind(1):
+            h = torch.tanh(self.cell(torch.cat([h, step], 1)))
+        return self.head(h)
+
+
+def train(net, x, steps=3, after=None):
+    for _ in range(steps):
+        loss_of(net, x).backward()
+        if after:
+            after()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_with_backpropagation_only_it_is_the_plain_network(case):
+    """Transparency: λ=1 is an optimiser that steps a little earlier."""
+    build, inputs, _, _ = CASES[case]
+    plain, x = build(), inputs()
+    net = dni.DNI(copy.deepcopy(plain), grad_lr=1e-2, λ=1)
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam(plain.parameters(), 1e-2)
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss_of(plain, x).backward()
+        optimizer.step()
+    torch.manual_seed(1)
+    train(net, x, 10)
+    found = dni.strip(net.network).state_dict()
+    assert found.keys() == plain.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_a_layer_steps_before_the_layer_below_has_its_gradient():
+    net, seen = dni.DNI(mlp()), []
+    first, last = net.network[0].weight, net.network[6].weight
+    before = last.detach().clone()
+    first.register_hook(lambda gradient: seen.append(not torch.equal(last, before)))
+    train(net, images(4), 1)
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("share", [0, 0.25, 1])
+def test_what_a_leaf_learns_from_is_the_mixture(share):
+    torch.manual_seed(0)
+    net = dni.DNI(nn.Linear(4, 3, bias=False), optim="sgd", grad_lr=1.0, λ=share)
+    x, weight = images(4), net.network.weight
+    train(net, x, 1)  # the synthesizer is off zero now
+    interface = net.network.dni_interface
+    output = net.network(x)  # interfaces are called in training only
+    real = torch.autograd.grad(loss_of(lambda _: output, x), output)[0]
+    synthetic = interface.receive(output)
+    assert synthetic.any()
+    before, velocity = weight.detach().clone(), net.optim.state[weight]["momentum_buffer"].clone()
+    train(net, x, 1)
+    expected = x.t() @ (share * real + (1 - share) * synthetic)
+    found = (before - weight.detach()) - 0.9 * velocity
+    torch.testing.assert_close(found.t(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_share_may_change_at_any_time():
+    net = dni.DNI(mlp(), λ=0.2)
+    net.λ = 0.3  # before the first batch
+    train(net, images(4), 1)
+    assert {interface.mix for interface in dni.interfaces_of(net).values()} == {0.3}
+    net.λ = 0.9
+    assert {interface.mix for interface in dni.interfaces_of(net).values()} == {0.9}
+    assert net.λ == 0.9
+
+
+def test_behind_every_leaf_or_behind_the_whole():
+    assert list(dni.interfaces_of(_trained(dni.DNI(mlp())).network)) == ["0", "1", "3", "6"]
+    whole = dni.DNI(Steps(), recursive=False)
+    train(whole, images(3, 4), 1)
+    assert list(dni.interfaces_of(whole.network)) == [""]
+
+
+def _trained(net):
+    train(net, images(4), 1)
+    return net
+
+
+def test_a_wrapper_in_a_wrapper_trains_its_own():
+    inner = dni.DNI(nn.Sequential(nn.Linear(4, 8), nn.Tanh()), recursive=False)
+    outer = dni.DNI(nn.Sequential(inner, nn.Linear(8, 3)))
+    train(outer, images(4), 2)
+    assert list(dni.interfaces_of(outer.network)) == ["0.network.1", "1"]
+    assert len(outer.optim.param_groups[0]["params"]) == 2
+    assert inner.optim.state[inner.network[0].weight]["step"] == 2
+    assert inner.network[0].weight not in outer.optim.state
+
+
+def test_methods_attributes_and_items_of_the_network_stay_reachable():
+    net = dni.DNI(Steps())
+    assert net.start(torch.ones(2, 1)).shape == (2, 4)
+    assert net.marks == 7
+    assert net.head is net.network.head
+    assert dni.DNI(mlp())[0].in_features == 4
+    with pytest.raises(AttributeError, match="'Steps' object has no attribute 'finish'"):
+        net.finish()
+
+
+@pytest.mark.parametrize("name", ["adam", "AdamW", "adagrad", "rmsprop", "sgd"])
+def test_optimisers_by_name(name):
+    net = dni.DNI(mlp(), grad_optim=name, optim=name, grad_lr=0.01)
+    before = net.network[0].weight.detach().clone()
+    train(net, images(4))
+    assert type(net.grad_optim).__name__.lower() == name.lower()
+    assert not torch.equal(net.network[0].weight, before)
+
+
+def test_an_optimiser_by_function_and_one_that_is_there():
+    made = dni.DNI(mlp(), optim=functools.partial(torch.optim.SGD, lr=0.3))
+    assert made.optim.param_groups[0]["lr"] == 0.3
+    network = mlp()
+    mine = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
+    net, before = dni.DNI(network, optim=mine), copy.deepcopy(network.state_dict())
+    train(net, images(4))
+    assert all(
+        torch.equal(p, before[name]) for name, p in network.named_parameters() if name in before
+    )
+    mine.param_groups[0]["lr"] = 0.1  # as a scheduler does
+    train(net, images(4))
+    assert not torch.equal(network[0].weight, before["0.weight"])
+    assert mine.state
+
+
+def test_gradients_stay_until_the_next_forward_pass():
+    net, x = dni.DNI(mlp()), images(4)
+    train(net, x, 1)
+    weight = net.network[0].weight
+    assert weight.grad is not None
+    assert all(parameter.grad is None for parameter in dni.synthesizer_parameters(net))
+    loss = loss_of(net, x)
+    assert weight.grad is None
+    loss.backward()
+
+
+def test_in_evaluation_nothing_steps():
+    net, x = dni.DNI(mlp()), images(4)
+    net.eval()
+    before = copy.deepcopy(net.network.state_dict())
+    with torch.no_grad():
+        net(x)
+    assert all(torch.equal(v, before[name]) for name, v in net.network.state_dict().items())
+    assert dni.interfaces_of(net) == {}
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_copy_trains_itself_and_nothing_else(duplicate):
+    torch.manual_seed(0)
+    net, x = dni.DNI(mlp()), images(4)
+    train(net, x)
+    twin = duplicate(net)
+    before = copy.deepcopy(net.state_dict()["network.0.weight"])
+    torch.manual_seed(1)
+    train(twin, x)
+    assert torch.equal(net.network[0].weight, before)
+    torch.manual_seed(1)
+    train(net, x)
+    for name, value in net.network.state_dict().items():
+        assert torch.equal(twin.network.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("build", [mlp, Recurrent, Named])
+@pytest.mark.parametrize("kind", [dni.DNI, functools.partial(dni.CDNI, classes=3)])
+def test_a_saved_run_goes_on_as_if_it_had_not_stopped(build, kind):
+    x = images(5, 4) if build is Recurrent else images(4)
+
+    def start():
+        torch.manual_seed(0)
+        return kind(build(), grad_lr=1e-2)
+
+    def go_on(net):
+        with dni.synthesizer_context(LABELS):
+            train(net, x)
+
+    net = start()
+    go_on(net)
+    file = io.BytesIO()
+    torch.save((net.state_dict(), torch.get_rng_state()), file)
+    go_on(net)
+    file.seek(0)
+    weights, random = torch.load(file, weights_only=True)
+    again = start()  # has seen no batch
+    again.load_state_dict(weights)
+    torch.set_rng_state(random)
+    go_on(again)
+    expected = net.network.state_dict()
+    assert again.network.state_dict().keys() == expected.keys()
+    for name, value in again.network.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        dni.LinearDNI,
+        dni.LinearSigmoidDNI,
+        dni.LinearBatchNormDNI,
+        dni.RNNDNI,
+        functools.partial(dni.RNNDNI, kind="gru", num_layers=2),
+        functools.partial(dni.RNNDNI, kind="rnn"),
+    ],
+)
+@pytest.mark.parametrize("case", ["sequential", "transformer", "residual", "tuple"])
+def test_synthesizers_take_every_layout(network, case):
+    build, inputs, _, _ = CASES[case]
+    net = dni.DNI(build(), dni_network=network, grad_lr=1e-2)
+    train(net, inputs(), 2)
+    for interface in dni.interfaces_of(net).values():
+        assert interface.synthesizer.network.final.bias.any()
+
+
+@pytest.mark.parametrize("pool", ["max", "avg"])
+def test_maps_have_convolutional_synthesizers(pool):
+    build, inputs, _, _ = CASES["residual"]
+    params = {"num_layers": 2, "pool": pool}
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    net = dni.DNI(network, dni_network=dni.Conv2dDNI, dni_params=params)
+    net(inputs()).square().mean().backward()
+    for interface in dni.interfaces_of(net).values():
+        assert interface.synthesizer.network.final.weight.any()
+    chosen = dni.DNI(build())
+    train(chosen, inputs(), 1)
+    kinds = {type(one.synthesizer.network) for one in dni.interfaces_of(chosen).values()}
+    assert kinds == {dni.Conv2dDNI, dni.LinearDNI}
+
+
+@pytest.mark.parametrize("name", ["LinearDNI", "LinearSigmoidDNI", "LinearBatchNormDNI", "RNNDNI"])
+def test_a_new_network_says_nothing(name):
+    message, _ = getattr(dni, name)(5, 7, 4)(torch.randn(3, 5), None)
+    assert torch.equal(message, torch.zeros(3, 4))
+
+
+def test_a_new_convolutional_network_says_nothing():
+    message, _ = dni.Conv2dDNI(5, 7, 4)(torch.randn(3, 5, 6, 6), None)
+    assert torch.equal(message, torch.zeros(3, 4, 6, 6))
+
+
+class Counting(dni.DNINetwork):
+    """Remembers how often it was asked."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    def forward(self, input, hidden):
+        self.seen.append(hidden)
+        return input[..., : self.output_size] * self.weight, (hidden or 0) + 1
+
+
+def test_what_a_network_remembers_lives_for_one_pass():
+    net = dni.DNI(Steps(), dni_network=Counting)
+    train(net, images(3, 4), 2)
+    seen = net.network.cell.dni_interface.synthesizer.network.seen
+    assert seen == [None, 1, 2] * 2
+
+
+def test_what_a_network_remembers_does_not_outlive_its_batch():
+    net = dni.DNI(Steps(), dni_network=dni.RNNDNI)
+    net(torch.randn(6, 3, 4))  # no backward pass
+    net(torch.randn(5, 3, 4))
+
+
+class TestContext:
+    @pytest.mark.parametrize("labels", [LABELS, F.one_hot(LABELS).float()])
+    @pytest.mark.parametrize("case", ["sequential", "residual", "encoder", "tuple"])
+    def test_it_stands_beside_the_activation(self, labels, case):
+        build, inputs, _, _ = CASES[case]
+        net = dni.CDNI(build(), classes=None if labels.is_floating_point() else 3)
+        with dni.synthesizer_context(labels):
+            train(net, inputs())
+        for interface in dni.interfaces_of(net).values():
+            made = interface.synthesizer.network
+            assert made.input_size == made.output_size + 3
+
+    def test_a_token_may_have_its_own(self):
+        build, inputs, _, _ = CASES["transformer"]
+        net, x = dni.CDNI(build(), classes=7), inputs()
+        with dni.synthesizer_context(x):
+            train(net, x)
+
+    def test_labels_teach_what_the_activation_does_not_say(self):
+        """The gradient of cross-entropy at scores of zero: known with labels, not without."""
+        labels = torch.randint(3, (60,))
+
+        def error(kind, **options):
+            torch.manual_seed(0)
+            net = kind(nn.Linear(4, 3), λ=1, grad_lr=0.02, optim="sgd", **options)
+            with dni.diagnostics.Monitor(_shaped(net)) as monitor:
+                for _ in range(200):
+                    with dni.synthesizer_context(labels):
+                        F.cross_entropy(net(torch.randn(60, 4)), labels).backward()
+                monitor.read()
+                for _ in range(20):
+                    with dni.synthesizer_context(labels):
+                        F.cross_entropy(net(torch.randn(60, 4)), labels).backward()
+                (measured,) = monitor.read().values()
+            return measured.cosine
+
+        def _shaped(net):
+            with dni.synthesizer_context(labels):
+                F.cross_entropy(net(torch.randn(60, 4)), labels).backward()
+            return net
+
+        assert error(dni.CDNI, classes=3) > 0.9
+        assert error(dni.DNI) < 0.5
+
+    @pytest.mark.parametrize(
+        ("context", "message"),
+        [
+            (None, "around the forward pass, got None"),
+            (LABELS, r"pass their number: CDNI\(network, classes=10\)"),
+            (torch.ones(5, 3), r"each row of an activation of shape \(6, 8\), got \(5,\)"),
+        ],
+    )
+    def test_a_context_that_does_not_fit(self, context, message):
+        net = dni.CDNI(mlp())
+        with pytest.raises(ValueError, match=message), dni.synthesizer_context(context):
+            loss_of(net, images(4))
+
+    def test_labels_out_of_range(self):
+        net = dni.CDNI(mlp(), classes=2)
+        message = "expected labels from 0 to 1.*got 0 to 2"
+        with pytest.raises(ValueError, match=message), dni.synthesizer_context(LABELS):
+            loss_of(net, images(4))
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "kind", "message"),
+    [
+        (3, {}, TypeError, "expected a torch.nn.Module, got an int"),
+        (nn.ReLU(), {}, ValueError, "got ReLU, which has none. Use it as it is"),
+        (nn.Linear(2, 2).requires_grad_(False), {}, ValueError, "frozen or wrapped already"),
+        (mlp(), {"grad_optim": "adamm"}, ValueError, "one of adagrad, adam, adamw, rmsprop, sgd"),
+        (mlp(), {"grad_optim": torch.optim.Adam}, ValueError, "one of adagrad"),
+        (mlp(), {"optim": "lbfgs"}, ValueError, "expected optim to be one of adagrad"),
+        (mlp(), {"optim": 3}, TypeError, "a function of parameters, got an int"),
+        (mlp(), {"optim": lambda p: 3}, TypeError, "to be an optimiser, got an int"),
+        (mlp(), {"grad_lr": -1}, ValueError, "a rate from 0 on, got -1"),
+        (mlp(), {"grad_lr": "fast"}, TypeError, "expected grad_lr to be a number"),
+        (mlp(), {"λ": 1.5}, ValueError, "λ is the share of backpropagation.*got 1.5"),
+        (mlp(), {"λ": "half"}, TypeError, "expected λ to be a number"),
+        (mlp(), {"hidden_size": 0}, ValueError, "hidden_size to be a positive integer"),
+        (mlp(), {"dni_network": dni.LinearDNI(1, 2, 3)}, TypeError, "to be a class"),
+        (mlp(), {"gpu_id": 99}, ValueError, r"of which there are \d+ here; got 99"),
+        (mlp(), {"gpu_id": "cuda"}, ValueError, "number of a CUDA device, or -1"),
+        (nn.ModuleList([nn.Linear(2, 2)]), {"recursive": False}, ValueError, "without a forward"),
+    ],
+)
+def test_a_mistake_leaves_the_network_alone(network, options, kind, message):
+    names = [name for name, _ in network.named_modules()] if isinstance(network, nn.Module) else []
+    with pytest.raises(kind, match=message):
+        dni.DNI(network, **options)
+    if names:
+        assert [name for name, _ in network.named_modules()] == names
+        assert not any(module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda h: h, lambda h: (h,), lambda h: (None, h), lambda h: [h]]
+)
+def test_a_network_that_returns_no_pair(answer):
+    class Wrong(dni.DNINetwork):
+        def forward(self, input, hidden):
+            return answer(input)
+
+    net = dni.DNI(nn.Linear(4, 3), dni_network=Wrong)
+    with pytest.raises(TypeError, match=r"return a pair \(output, hidden\).* from Wrong"):
+        net(images(4))
+
+
+def test_a_network_without_a_forward():
+    class Empty(dni.DNINetwork):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"Empty needs a forward\(input, hidden\)"):
+        dni.DNI(nn.Linear(4, 3), dni_network=Empty)(images(4))
