@@ -24,6 +24,19 @@ def chain(unlock, normalize=False):
     return Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=unlock, normalize=normalize))
 
 
+def decoupled():
+    """A chain of whose layers two are cut from outside."""
+    plain = chain(unlock=False)
+    plain.cuts = nn.ModuleList()
+    return dni.decouple(
+        plain,
+        ["layers.0", "layers.1"],
+        lambda h: synthesizer(),
+        normalize=False,
+        sample=halves()[0][0],
+    )
+
+
 def halves():
     torch.manual_seed(2)
     x, y = batch(8)
@@ -71,6 +84,9 @@ def work(rank, file, results):
             F.cross_entropy(normalized(x), y).backward()
             optimizer.step()
         weights = torch.cat([p.detach().flatten() for p in normalized.parameters()])
+        attached = DistributedDataParallel(decoupled())
+        F.cross_entropy(attached(x), y).backward()
+        found |= {f"attached.{name}": g for name, g in gradients(attached.module).items()}
         outside = chain(unlock=True)  # beside DDP, not inside, it may go on
         F.cross_entropy(outside(x), y).backward()
         found = {name: gradient.numpy() for name, gradient in found.items()}
@@ -99,8 +115,11 @@ def ranks():
     return answers
 
 
-def test_every_rank_has_the_mean_of_the_gradients(ranks):
-    model = chain(unlock=False)
+@pytest.mark.parametrize(
+    ("build", "prefix"), [(lambda: chain(unlock=False), ""), (decoupled, "attached.")]
+)
+def test_every_rank_has_the_mean_of_the_gradients(ranks, build, prefix):
+    model = build()
     expected = None
     for x, y in halves():
         model.zero_grad()
@@ -109,7 +128,9 @@ def test_every_rank_has_the_mean_of_the_gradients(ranks):
         expected = found if expected is None else {n: expected[n] + found[n] for n in found}
     for _, synchronised, _, _ in ranks:
         for name, gradient in expected.items():
-            torch.testing.assert_close(torch.from_numpy(synchronised[name]), gradient / WORLD)
+            torch.testing.assert_close(
+                torch.from_numpy(synchronised[prefix + name]), gradient / WORLD
+            )
 
 
 def test_every_rank_refuses_the_early_form(ranks):

@@ -70,3 +70,48 @@ def test_the_benchmark_of_a_step_runs(monkeypatch, tmp_path, capsys):
     losses = {row["arm"]: row["loss"] for row in rows}
     assert losses["unlock=False"] == pytest.approx(losses["by hand"], rel=1e-5)
     assert all(row["ms"] > 0 and row["peak MiB"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("learn", ["backprop", "dni", "cdni", "local"])
+@pytest.mark.parametrize(("network", "unit"), [("resnet", "% test error"), ("transformer", "bits")])
+def test_any_network_trains_and_reports(monkeypatch, tmp_path, capsys, network, unit, learn):
+    path = tmp_path / "outcome.json"
+    flags = ["--network", network, "--learn", learn, "--width", "4", "--steps", "3"]
+    run(monkeypatch, "decouple_any", *flags, "--batch", "8", "--json", str(path))
+    printed = capsys.readouterr()
+    assert unit in printed.out
+    assert printed.err == ""
+    ((outcome,),) = json.loads(path.read_text())["arms"].values()
+    cuts = ["layer1.1", "layer2.1", "layer3.1"] if network == "resnet" else None
+    cuts = cuts or ["layers.0", "layers.1", "layers.2"]
+    assert list(outcome["cuts"]) == ([] if learn == "backprop" else cuts)
+    assert outcome["score"] > 0
+
+
+@pytest.mark.parametrize(
+    "flags", [["fcn"], ["cnn"], ["fcn", "--context", "--share", "0"], ["copy"]], ids=" ".join
+)
+def test_a_wrapped_network_trains_and_reports(monkeypatch, tmp_path, capsys, flags):
+    path = tmp_path / "outcome.json"
+    steps = ["--steps", "3", "--batch", "8", "--json", str(path)]
+    run(monkeypatch, "wrapped", "--task", *flags, *steps)
+    assert capsys.readouterr().err == ""
+    ((outcome,),) = json.loads(path.read_text())["arms"].values()
+    assert outcome["unit"].startswith("longest" if flags == ["copy"] else "test error in %")
+
+
+def test_labels_are_refused_where_there_are_none(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "wrapped", "--task", "copy", "--context")
+    assert "--task fcn or cnn" in capsys.readouterr().err
+
+
+def test_the_benchmark_of_attaching_runs(monkeypatch, tmp_path, capsys):
+    benchmark = importlib.import_module("benchmarks.decouple")
+    path = tmp_path / "decouple.json"
+    flags = ["--widths", "8", "--cuts", "2", "--turns", "2", "--many", "5", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["decouple", *flags])
+    benchmark.main()
+    step, *attaching = json.loads(path.read_text())["rows"]
+    assert step["losses"][0] == step["losses"][1]  # the same work, to the last bit
+    assert [row["sample"] for row in attaching] == [True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NoReturn
 
 import torch
@@ -92,6 +93,13 @@ def context_given(context: Any, width: int, who: str) -> None:
             f"{who}: expected a tensor as context, got {kind(context)}. Any object may be a "
             "context, but a synthesizer that reads it must be written for it."
         )
+
+
+def context_ignored(who: str, remedy: str) -> None:
+    warnings.warn(
+        f"{who}: built without a context, so the one given is ignored; {remedy} to use it.",
+        stacklevel=3,
+    )
 
 
 def labels_allowed(context: Tensor, classes: int | None, width: int, who: str) -> None:

@@ -246,6 +246,7 @@ class Remembering(nn.Module):
         self.network = network
         self.conditioned = conditioned
         self.classes = classes
+        self.warned = False
         self.hidden: Any = None  # of the last call in a forward pass over this many rows:
         self.rows = 0
 
@@ -255,6 +256,9 @@ class Remembering(nn.Module):
             self.hidden, self.rows = None, len(trigger)
         move = trigger.dim() == 4 and not getattr(self.network, "maps", False)
         input = trigger
+        if not self.conditioned and context is not None and not self.warned:
+            self.warned = True
+            _checks.context_ignored("DNI", "wrap with CDNI")
         if self.conditioned:
             told = as_features(context, self.classes, trigger)
             input = torch.cat([trigger, told], dim=feature_dim(trigger))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,11 +64,7 @@ class Layers(nn.Module):
             return self.input_context(context, leading, dtype)  # type: ignore[no-any-return]
         if context is not None and not self._context_ignored and not torch.compiler.is_compiling():
             self._context_ignored = True
-            warnings.warn(
-                f"{type(self).__name__}: built without a context, so the one given is ignored; "
-                "pass context_dim or context_classes to use it.",
-                stacklevel=2,
-            )
+            _checks.context_ignored(type(self).__name__, "pass context_dim or context_classes")
         return None
 
 

@@ -206,7 +206,7 @@ def test_a_saved_run_goes_on_as_if_it_had_not_stopped(build, kind):
         return kind(build(), grad_lr=1e-2)
 
     def go_on(net):
-        with dni.synthesizer_context(LABELS):
+        with dni.synthesizer_context(None if kind is dni.DNI else LABELS):
             train(net, x)
 
     net = start()
@@ -320,27 +320,27 @@ class TestContext:
         """The gradient of cross-entropy at scores of zero: known with labels, not without."""
         labels = torch.randint(3, (60,))
 
-        def error(kind, **options):
+        def cosine(kind, context, **options):
             torch.manual_seed(0)
             net = kind(nn.Linear(4, 3), λ=1, grad_lr=0.02, optim="sgd", **options)
-            with dni.diagnostics.Monitor(_shaped(net)) as monitor:
+            shape(net, context)
+            with dni.diagnostics.Monitor(net) as monitor:
                 for _ in range(200):
-                    with dni.synthesizer_context(labels):
+                    with dni.synthesizer_context(context):
                         F.cross_entropy(net(torch.randn(60, 4)), labels).backward()
                 monitor.read()
                 for _ in range(20):
-                    with dni.synthesizer_context(labels):
+                    with dni.synthesizer_context(context):
                         F.cross_entropy(net(torch.randn(60, 4)), labels).backward()
                 (measured,) = monitor.read().values()
             return measured.cosine
 
-        def _shaped(net):
-            with dni.synthesizer_context(labels):
+        def shape(net, context):
+            with dni.synthesizer_context(context):
                 F.cross_entropy(net(torch.randn(60, 4)), labels).backward()
-            return net
 
-        assert error(dni.CDNI, classes=3) > 0.9
-        assert error(dni.DNI) < 0.5
+        assert cosine(dni.CDNI, labels, classes=3) > 0.9
+        assert cosine(dni.DNI, None) < 0.5
 
     @pytest.mark.parametrize(
         ("context", "message"),
@@ -354,6 +354,11 @@ class TestContext:
         net = dni.CDNI(mlp())
         with pytest.raises(ValueError, match=message), dni.synthesizer_context(context):
             loss_of(net, images(4))
+
+    def test_without_a_use_for_it_there_is_a_warning(self):
+        message = "the one given is ignored; wrap with CDNI to use it"
+        with pytest.warns(UserWarning, match=message), dni.synthesizer_context(LABELS):
+            train(dni.DNI(nn.Linear(4, 3)), images(4))
 
     def test_labels_out_of_range(self):
         net = dni.CDNI(mlp(), classes=2)

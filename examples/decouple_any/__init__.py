@@ -1,0 +1,1 @@
+"""A network that knows nothing of interfaces, decoupled by one call."""

@@ -1,0 +1,5 @@
+"""``python -m examples.decouple_any``."""
+
+from examples.decouple_any.main import main
+
+main()

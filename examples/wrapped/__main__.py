@@ -1,0 +1,5 @@
+"""``python -m examples.wrapped``."""
+
+from examples.wrapped.main import main
+
+main()
