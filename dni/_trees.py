@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dni import _checks
 
+Place = tuple[Any, ...]  # the keys and indices on the way to a tensor
 Rebuild = Callable[[Iterable[Tensor]], Any]
 
 
@@ -44,25 +45,40 @@ def split(joined: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
     return torch.split(joined, [leaf.shape[-1] for leaf in like], dim=-1)
 
 
-def map_tensors(function: Callable[[str, Tensor], Any], message: Any, place: str = "") -> Any:
-    """``message`` with ``function(place, tensor)`` for each tensor; all else as it is.
+def tensors(message: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
+    """The tensors of any output with their places; what else is in it is passed over."""
+    if isinstance(message, Tensor):
+        yield place, message
+    elif isinstance(message, dict):
+        for key, item in message.items():
+            yield from tensors(item, (*place, key))
+    elif isinstance(message, (tuple, list)):
+        for number, item in enumerate(message):
+            yield from tensors(item, (*place, number))
 
-    A place is ``"1_0"`` for the first item of the second one, ``""`` for a lone tensor.
-    """
+
+def map_tensors(
+    function: Callable[[Place, Tensor], Tensor], message: Any, place: Place = ()
+) -> Any:
+    """``message`` with ``function(place, tensor)`` for each tensor; all else as it is."""
     if isinstance(message, Tensor):
         return function(place, message)
-    inside = f"{place}_" if place else ""
     if isinstance(message, dict):
         copied = copy.copy(message)  # of its own class: an OrderedDict, a model's output
         for key, item in message.items():
-            copied[key] = map_tensors(function, item, f"{inside}{key}")
+            copied[key] = map_tensors(function, item, (*place, key))
         return copied
     if not isinstance(message, (tuple, list)):
         return message
-    items = [map_tensors(function, item, f"{inside}{k}") for k, item in enumerate(message)]
+    items = [map_tensors(function, item, (*place, k)) for k, item in enumerate(message)]
     if hasattr(message, "_fields"):  # a namedtuple
         return type(message)(*items)
-    return tuple(items) if isinstance(message, tuple) else items
+    return items if isinstance(message, list) else type(message)(items)
+
+
+def written(place: Place) -> str:
+    """A place as Python writes it: ``[1][0]``, ``['h']``."""
+    return "".join(f"[{key!r}]" for key in place)
 
 
 def _collect(message: Any, leaves: list[Tensor], who: str) -> None:

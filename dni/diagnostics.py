@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import weakref
 from os import PathLike
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from dni import _checks
+from dni._objective import Objective
 from dni.interfaces import interfaces_of
 from dni.interfaces.unshaped import Unshaped
 
@@ -63,7 +65,7 @@ class Monitor:
     def __init__(self, model: nn.Module) -> None:
         interfaces = interfaces_of(model)
         waiting = [module.name for module in model.modules() if isinstance(module, Unshaped)]
-        _checks.shaped_before_measuring(waiting)
+        _checks.shaped_before_measuring([] if interfaces else waiting)
         self._objectives = {name: module.objective for name, module in interfaces.items()}
         _checks.monitored_once(any(one.record is not None for one in self._objectives.values()))
         for name, objective in self._objectives.items():
@@ -72,6 +74,7 @@ class Monitor:
             objective.record = torch.zeros(4, dtype=torch.float32, device=device)
         self._history: dict[str, list[Measurement]] = {name: [] for name in interfaces}
         self._open = True
+        self._stop = weakref.finalize(self, _stop, list(self._objectives.values()))
 
     def read(self) -> dict[str, Measurement]:
         """The means since the last call, by the interface's name; they join the history.
@@ -151,8 +154,7 @@ class Monitor:
         if self._open:
             if any(float(one.record[0]) for one in self._objectives.values()):  # type: ignore[index]
                 self.read()
-            for objective in self._objectives.values():
-                objective.record = None
+            self._stop()
         self._open = False
 
     def __enter__(self) -> Monitor:
@@ -165,3 +167,9 @@ class Monitor:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _stop(objectives: list[Objective]) -> None:
+    """On closing a monitor, or on losing it."""
+    for objective in objectives:
+        objective.record = None

@@ -211,3 +211,23 @@ def test_measuring_keeps_no_graph():
         model.zero_grad()
         gc.collect()
         assert not kept
+
+
+def test_a_lost_monitor_stops_measuring():
+    model, step = decoupled()
+    Monitor(model)
+    gc.collect()
+    with Monitor(model) as monitor:
+        step()
+    assert monitor.history()["1"][0].messages == 1
+
+
+def test_cuts_that_no_batch_reaches_are_not_waited_for():
+    model = torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    dni.decouple(model, "leaves")  # its attention reads out_proj without calling it
+    x = torch.randn(2, 3, 4)
+    model(x).sum().backward()
+    with Monitor(model) as monitor:
+        model(x).sum().backward()
+    assert "self_attn.out_proj" not in monitor.history()
+    assert "linear1" in monitor.history()

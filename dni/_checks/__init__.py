@@ -12,3 +12,4 @@ from dni._checks.interfaces import *
 from dni._checks.messages import *
 from dni._checks.recurrent import *
 from dni._checks.synthesizers import *
+from dni._checks.wrapper import *

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
-from dni._checks.words import as_number, is_integer_from, kind, shape, size, structure
+from dni._checks.words import kind, structure
 
 
 def is_model(model: Any, who: str) -> None:
@@ -46,7 +45,8 @@ def places(at: Any, who: str) -> Sequence[Any]:
 
 def known_name(name: str, known: Collection[str], who: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, [one for one in known if one], n=3, cutoff=0.4)
+        names = ["leaves", *(one for one in known if one)]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else _names(known)
         raise ValueError(
             f"{who}: expected the name of a module, as in model.named_modules(); got {name!r}, "
@@ -92,9 +92,24 @@ def has_a_place(module: nn.Module, runs: bool, name: str, who: str) -> None:
 
 
 def synthesizer_source(
-    synthesizer: Any, contexts: Mapping[str, Any], cuts: Sequence[str], who: str
+    synthesizer: Any,
+    contexts: Mapping[str, Any],
+    places: Collection[str],
+    model: nn.Module,
+    who: str,
 ) -> None:
     if isinstance(synthesizer, nn.Module):
+        cuts = list(places)
+        if hasattr(synthesizer, "synthesizer") and hasattr(synthesizer, "objective"):
+            raise TypeError(
+                f"{who}: the interfaces are made here; expected a synthesizer, got a "
+                f"{type(synthesizer).__name__}. Pass its .synthesizer."
+            )
+        if model in synthesizer.modules():
+            raise ValueError(
+                f"{who}: a synthesizer becomes part of the model; expected another network, got "
+                "one that holds the model itself."
+            )
         if len(cuts) > 1:
             raise ValueError(
                 f"{who}: one synthesizer serves one cut; expected a function that builds one for "
@@ -124,9 +139,14 @@ def name_is_free(taken: bool, name: str, who: str) -> None:
         )
 
 
-def decoupled_alike(differ: Mapping[str, float], other: bool, name: str, who: str) -> None:
+def yes_or_no(value: Any, name: str, who: str) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{who}: expected {name} to be True, False or left out, got {value!r}.")
+
+
+def decoupled_alike(differ: Mapping[str, Any], other: bool, name: str, who: str) -> None:
     if other or differ:
-        had = " and ".join(f"{key}={value:g}" for key, value in differ.items())
+        had = " and ".join(f"{key}={value}" for key, value in differ.items())
         raise ValueError(
             f"{who}: {name!r} is decoupled already; expected the same again, which changes "
             f"nothing, got other arguments: it has {had or 'another synthesizer'}. Set it on "
@@ -137,7 +157,7 @@ def decoupled_alike(differ: Mapping[str, float], other: bool, name: str, who: st
 def something_to_cut(found: bool, output: Any, name: str) -> None:
     if not found:
         raise ValueError(
-            f"dni.decouple: expected an output with a gradient behind {name!r}, got "
+            f"dni.decouple: expected an output with a gradient behind {name or 'the model'!r}, got "
             f"{structure(output)}, none of which requires grad. Is all below it frozen? Then there "
             "is nothing to decouple; dni.validate(model, sample, at) lists all such places."
         )
@@ -151,8 +171,7 @@ def built(synthesizer: Any, name: str) -> None:
         )
 
 
-def all_called(names: Sequence[str], seen: Collection[str], who: str) -> None:
-    never = [name for name in names if name not in seen]
+def all_called(never: Sequence[str], who: str) -> None:
     if never:
         raise ValueError(
             f"{who}: expected modules that the network calls, got {', '.join(map(repr, never))}, "
@@ -193,112 +212,18 @@ def shaped_before_measuring(waiting: Sequence[str]) -> None:
         )
 
 
-def share(value: Any, who: str) -> float:
-    number = as_number("λ", value, who)
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(
-            f"{who}: λ is the share of backpropagation; expected a number from 0 (synthetic "
-            f"gradients only) to 1 (backpropagation only), got {value!r}."
-        )
-    return number
+def shaped_before_use(cause: Exception) -> NoReturn:
+    raise ValueError(
+        "dni.decouple: expected parameters with a shape, got the place of a synthesizer that waits "
+        "for its first batch (or that no batch reaches). Pass sample= to dni.decouple, or look at "
+        "dni.base_parameters(model)."
+    ) from cause
 
 
-def rate(value: Any, who: str) -> float:
-    number = as_number("grad_lr", value, who)
-    if not 0.0 <= number < float("inf"):
-        raise ValueError(f"{who}: expected grad_lr to be a rate from 0 on, got {value!r}.")
-    return number
-
-
-Makers = Mapping[str, Callable[..., Optimizer]]
-
-
-def known_optimizer(name: Any, known: Makers, argument: str, who: str) -> Callable[..., Optimizer]:
-    if not isinstance(name, str) or name.lower() not in known:
-        raise ValueError(
-            f"{who}: expected {argument} to be one of {', '.join(sorted(known))}; got {name!r}."
-        )
-    return known[name.lower()]
-
-
-def made_optimizer(make: Callable[..., Any], parameters: list[nn.Parameter], who: str) -> Optimizer:
-    if not callable(make):
-        raise TypeError(
-            f"{who}: expected optim to be a name, an optimiser or a function of parameters, got "
-            f"{kind(make)}."
-        )
-    made = make(parameters)
-    if not isinstance(made, Optimizer):
-        raise TypeError(f"{who}: expected optim(parameters) to be an optimiser, got {kind(made)}.")
-    return made
-
-
-def synthesizer_class(value: Any, who: str) -> Callable[..., nn.Module] | None:
-    if value is not None and (isinstance(value, nn.Module) or not callable(value)):
-        raise TypeError(
-            f"{who}: every cut needs a synthesizer of its own size; expected dni_network to be a "
-            f"class, called with (input_size, hidden_size, output_size, **dni_params), got "
-            f"{kind(value)}."
-        )
-    made: Callable[..., nn.Module] | None = value
-    return made
-
-
-def gpu(number: Any, who: str) -> torch.device | None:
-    if not is_integer_from(-1, number):
-        raise ValueError(
-            f"{who}: expected gpu_id to be the number of a CUDA device, or -1 for none, got "
-            f"{number!r}."
-        )
-    if number < 0:
-        return None
-    count = torch.cuda.device_count()
-    if number >= count:
-        raise ValueError(
-            f"{who}: expected gpu_id to be the number of a CUDA device, of which there are "
-            f"{count} here; got {number}. Pass -1 to stay where the network is."
-        )
-    return torch.device("cuda", number)
-
-
-def something_to_train(found: bool, network: nn.Module, who: str) -> None:
-    if not found:
-        inside = any(True for _ in network.parameters())
-        why = "whose parameters are frozen or wrapped already" if inside else "which has none"
-        raise ValueError(
-            f"{who}: what is decoupled has something to learn; expected a network with parameters "
-            f"to train, got {type(network).__name__}, {why}. Use it as it is."
-        )
-
-
-def pair(answer: Any, network: nn.Module) -> tuple[Tensor, Any]:
-    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], Tensor):
-        raise TypeError(
-            f"DNINetwork: expected forward(input, hidden) to return a pair (output, hidden) with a "
-            f"tensor as output, got {structure(answer)} from {type(network).__name__}. Without "
-            "memory: return output, None."
-        )
-    return answer
-
-
-def context_of_wrapper(context: Any, classes: int | None) -> None:
-    if not isinstance(context, Tensor):
-        raise ValueError(
-            "CDNI: its synthesizers are conditioned on a context; expected a tensor in `with "
-            f"dni.synthesizer_context(labels):` around the forward pass, got {kind(context)}."
-        )
-    if not context.is_floating_point() and classes is None:
-        raise ValueError(
-            f"CDNI: expected a context of floating-point vectors, got {context.dtype}. For labels, "
-            "pass their number: CDNI(network, classes=10)."
-        )
-
-
-def context_rows(told: Tensor, places: torch.Size, output: Tensor) -> None:
-    """One context vector per row, per token, or (stacked layers) per row of each."""
-    rows = told.shape[:-1]
-    if rows != places and (len(rows) != 1 or rows[0] not in places[:2]):
-        raise ValueError(
-            f"CDNI: expected a context for each row of an activation of shape {shape(output)}, got "
-            f"{size(rows)} of them. With dni.decouple you choose where cuts are."
-        )
+def optimizer_knows_synthesizers() -> None:
+    warnings.warn(
+        "dni.decouple: synthesizers have gradients, but no optimizer that steps knows them; what "
+        "is below their cuts learns nothing. Make the optimizer after dni.decouple, or add "
+        "dni.synthesizer_parameters(model) to it.",
+        stacklevel=4,
+    )

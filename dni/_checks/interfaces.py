@@ -30,7 +30,9 @@ def normalize(value: bool | None, synthesizer: nn.Module, who: str) -> bool:
             f"{who}: the messages of {type(synthesizer).__name__} have a scale of their own; "
             "expected normalize=False, got normalize=True. Leave it out."
         )
-    return not own_scale if value is None else bool(value)
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{who}: expected normalize to be True, False or left out, got {value!r}.")
+    return not own_scale if value is None else value
 
 
 def one_of(name: str, value: Any, choices: Sequence[str], who: str) -> None:

@@ -23,15 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from dni import _checks
-from dni.decoupling.select import At, end_of, select
-from dni.decoupling.shapes import dry_run, interfaces_for, same_random_state
+from dni.decoupling.select import At, Places, select
+from dni.decoupling.shapes import dry_run, interfaces_for
 from dni.interfaces import BackwardInterface
-from dni.interfaces.find import ATTRIBUTE
-from dni.interfaces.unshaped import Unshaped
+from dni.interfaces.find import ATTRIBUTE, HOOK, behind
+from dni.interfaces.optimizers import watch
+from dni.interfaces.unshaped import Unshaped, learning, same_random_state
 from dni.synthesizers import synthesizer_for
 from dni.synthesizers.choice import like
 
-HOOK = "dni_hook"  # beside ATTRIBUTE: the handle of the hook
 Model = TypeVar("Model", bound=nn.Module)
 Builder = Callable[[Tensor], nn.Module]
 
@@ -52,30 +52,36 @@ def decouple(
     r"""Put a :class:`BackwardInterface` behind modules of ``model``, in place.
 
     An unchanged loop, ``loss.backward(); optimizer.step()``, then trains network and
-    synthesizers. Call it before ``torch.compile``, DDP or FSDP wrap the model.
+    synthesizers. Call it before the optimiser is made, and before ``torch.compile``, DDP or
+    FSDP wrap the model. Clip ``dni.base_parameters(model)``: a norm over all would count the
+    synthesizers' gradients too.
 
     Args:
         model: any network, in training or in evaluation mode.
         at: behind what. A name as in ``model.named_modules()``; a pattern, in which ``*`` and
             ``?`` stay within one name and ``**`` crosses dots (``"layer?"``,
             ``"encoder.layers.*"``); a type of modules; a list of these; or ``"leaves"``, every
-            module without children that has parameters to train, but for the last: the head
-            needs no prediction of what the loss tells it. Behind an ``nn.Sequential`` means
-            behind its last module.
+            module without children that has parameters to train, but for the head, which needs
+            no prediction of what the loss tells it: the leaf that puts out the model's output
+            for ``sample``, or the one that was registered last. Behind an ``nn.Sequential``
+            means behind its last module. What a pattern, a type or ``"leaves"`` means and
+            ``sample`` does not reach is left alone.
         synthesizer: an instance, where ``at`` means one module; or a function that builds one
             for the tensor that a module puts out. Left out, :func:`synthesizer_for`. Where a
             module puts out several tensors, every one has an interface of its own.
         sample: what ``model`` is called with: a tensor, a tuple of arguments or a dict of
             keywords. A dry run then shows the shapes; it changes neither buffers nor random
-            state. Left out, the first training batch shows them, and optimisers that were made
-            before take the new parameters in at their next step. DDP, FSDP, a monitor and a
-            checkpoint with synthesizers need shapes: pass a sample there.
+            state. Left out, the first training batch shows them, and an optimiser that was
+            made in between takes the new parameters in before its next step. Whatever looks at
+            parameters earlier needs a sample: DDP, FSDP, a monitor, a checkpoint with
+            synthesizers, an averaged copy, a GradScaler, ``torch.compile``.
         context_dim, context_classes: the context that :func:`synthesizer_for` builds for; not
             beside ``synthesizer``.
         mix, factor, normalize, nonfinite: see :class:`BackwardInterface`.
 
     Returns:
-        ``model``. What is decoupled already stays as it is; an error changes nothing. In
+        ``model``. What is decoupled already stays as it is, synthesizer and all, and asking for
+        another ``mix`` there is an error. An error changes nothing. In
         evaluation mode the model computes what it did before, bit for bit.
 
     Example:
@@ -94,34 +100,30 @@ def decouple(
     who = "dni.decouple"
     _checks.is_model(model, who)
     _checks.not_wrapped(model, who)
-    chosen = dict(end_of(name, module, who) for name, module in select(model, at, who).items())
     options = _options(mix, factor, normalize, nonfinite, who)
-    contexts = {"context_dim": context_dim, "context_classes": context_classes}
-    _checks.synthesizer_source(synthesizer, contexts, list(chosen), who)
-    for name, module in chosen.items():
+    contexts = _contexts(context_dim, context_classes, who)
+    places = select(model, at, who)
+    _checks.synthesizer_source(synthesizer, contexts, list(places.modules), model, who)
+    for name, module in places.modules.items():
         _same(name, module, synthesizer, options, who)
-    fresh = {name: module for name, module in chosen.items() if not hasattr(module, HOOK)}
-    attached: dict[str, nn.Module]
-    if isinstance(synthesizer, nn.Module):
-        attached = {
-            name: BackwardInterface(synthesizer, unlock=False, name=name, **options)
-            for name in fresh
-        }
-        if sample is not None:
-            dry_run(model, fresh, sample, who)
-    else:
-        build = _builder(synthesizer, contexts)
-        makers = {
-            name: partial(interfaces_for, build=build, name=name, options=options) for name in fresh
-        }
-        if sample is None:
-            attached = {name: Unshaped(make, name, options) for name, make in makers.items()}
+    outputs = _unseen(places, who) if sample is None else dry_run(model, places, sample, who)
+    build = _builder(synthesizer, contexts)
+    attached: dict[str, nn.Module] = {}
+    for name, output in outputs.items():
+        if behind(places.modules[name]) is not None:
+            continue
+        make = partial(interfaces_for, build=build, name=name, options=options)
+        if isinstance(synthesizer, nn.Module):
+            attached[name] = BackwardInterface(synthesizer, unlock=False, name=name, **options)
+        elif sample is None:
+            attached[name] = Unshaped(make, name, options)
         else:
-            outputs = dry_run(model, fresh, sample, who)
-            with same_random_state(model):
-                attached = {name: make(outputs[name]) for name, make in makers.items()}
-    for name, module in fresh.items():
-        attach(module, attached[name])
+            with same_random_state(model.parameters()):
+                attached[name] = make(learning(output, name))
+    for name, interface in attached.items():
+        attach(places.modules[name], interface)
+        if not isinstance(interface, Unshaped):
+            watch(interface)
     return model
 
 
@@ -140,9 +142,8 @@ def strip(model: Model) -> Model:
     """
     _checks.is_model(model, "dni.strip")
     for module in list(model.modules()):
-        if hasattr(module, HOOK):
-            getattr(module, HOOK).remove()
-            delattr(module, HOOK)
+        if behind(module) is not None:
+            vars(module).pop(HOOK).remove()
             delattr(module, ATTRIBUTE)
     return model
 
@@ -150,7 +151,7 @@ def strip(model: Model) -> Model:
 def attach(module: nn.Module, interface: nn.Module) -> None:
     """Let the output of ``module`` pass through ``interface``."""
     interface.train(module.training)
-    module.add_module(ATTRIBUTE, interface)
+    setattr(module, ATTRIBUTE, interface)
     setattr(module, HOOK, module.register_forward_hook(_cut))
 
 
@@ -165,7 +166,20 @@ def _cut(module: nn.Module, arguments: Any, output: Any) -> Any:
     return interface(output)
 
 
-def _builder(synthesizer: Builder | None, contexts: dict[str, Any]) -> Builder:
+def _unseen(places: Places, who: str) -> dict[str, None]:
+    """The names of all places, but for the leaf that was registered last."""
+    head = [name for name in places.modules if name in places.leaves][-1:]
+    names = [name for name in places.modules if name not in head]
+    _checks.found_some(bool(names), "leaves before the last", places.modules, who)
+    return dict.fromkeys(names)
+
+
+def _contexts(dim: int | None, classes: int | None, who: str) -> dict[str, Any]:
+    _checks.positive(who, context_dim=dim, context_classes=classes)
+    return {"context_dim": dim, "context_classes": classes}
+
+
+def _builder(synthesizer: Builder | nn.Module | None, contexts: dict[str, Any]) -> Builder:
     if synthesizer is None:
         return partial(synthesizer_for, **contexts)
     return partial(_built_by, synthesizer)
@@ -180,6 +194,7 @@ def _options(
     mix: float, factor: float, normalize: bool | None, nonfinite: str, who: str
 ) -> dict[str, Any]:
     _checks.one_of("nonfinite", nonfinite, ("raise", "skip"), who)
+    _checks.yes_or_no(normalize, "normalize", who)
     return {
         "mix": _checks.mix(mix, False, who),
         "factor": _checks.factor(factor, who),
@@ -192,17 +207,22 @@ def _same(
     name: str, module: nn.Module, synthesizer: Any, options: dict[str, Any], who: str
 ) -> None:
     """Decoupling twice is decoupling once, if it asks for the same."""
-    _checks.name_is_free(hasattr(module, ATTRIBUTE) and not hasattr(module, HOOK), name, who)
-    if not hasattr(module, HOOK):
+    there = behind(module)
+    if there is None:
+        _checks.name_is_free(
+            ATTRIBUTE in {**vars(module), **dict(module.named_children())}, name, who
+        )
         return
-    for there in getattr(module, ATTRIBUTE).modules():
-        if isinstance(there, Unshaped):
-            have = there.options
-        elif isinstance(there, BackwardInterface):
-            have = {"mix": there.mix, "factor": there.factor}
+    for one in there.modules():
+        if isinstance(one, Unshaped):
+            have = one.options
+        elif isinstance(one, BackwardInterface):
+            have = {"mix": one.mix, "factor": one.factor, "nonfinite": one.objective.nonfinite}
+            if options["normalize"] is not None:
+                have["normalize"] = one.objective.moments is not None
         else:
             continue
-        differ = {key: have[key] for key in ("mix", "factor") if have[key] != options[key]}
-        mine = getattr(there, "synthesizer", None)
+        differ = {key: value for key, value in have.items() if options[key] != value}
+        mine = getattr(one, "synthesizer", None)
         other = isinstance(synthesizer, nn.Module) and mine is not synthesizer
         _checks.decoupled_alike(differ, other, name, who)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import nn
 
@@ -16,18 +16,37 @@ One: TypeAlias = str | type[nn.Module]
 At: TypeAlias = One | Iterable[One]
 
 
-def select(model: nn.Module, at: At, who: str) -> dict[str, nn.Module]:
-    """The modules that ``at`` means, each once, in the order of the model."""
+class Places(NamedTuple):
+    """Where interfaces go."""
+
+    modules: dict[str, nn.Module]
+    """By name, each once, in the order of the model."""
+    named: set[str]
+    """Those that were asked for by their own name."""
+    leaves: set[str]
+    """Those that were asked for as leaves only."""
+
+
+def select(model: nn.Module, at: At, who: str) -> Places:
+    """The places behind the modules that ``at`` means."""
     _checks.is_model(model, who)
     known = dict(modules(model))
-    wanted: set[nn.Module] = set()
+    wanted: dict[nn.Module, list[One]] = {}
     for one in _checks.places(at, who):
-        wanted.update(_meant(one, known, who))
-    chosen: dict[nn.Module, str] = {}
-    for name, module in known.items():
-        if module in wanted:
-            chosen.setdefault(module, name)
-    return {name: module for module, name in chosen.items()}
+        for module in _meant(one, known, who):
+            wanted.setdefault(module, []).append(one)
+    places = Places({}, set(), set())
+    seen: set[nn.Module] = set()
+    for first, module in known.items():
+        if module in wanted and module not in seen:
+            seen.add(module)
+            name, end = end_of(first, module, who)
+            places.modules[name] = end
+            if any(isinstance(one, str) and one in known for one in wanted[module]):
+                places.named.add(name)
+            elif wanted[module] == ["leaves"]:
+                places.leaves.add(name)
+    return places
 
 
 def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -78,7 +97,6 @@ def _meant(one: One, known: dict[str, nn.Module], who: str) -> Iterable[nn.Modul
         return [known[one]]
     if one == "leaves":
         what, found = "leaves with parameters to train", leaves(known)
-        found = found[:-1] or found
     elif isinstance(one, str):
         what, pattern = f"modules named {one!r}", _pattern(one)
         found = [module for name, module in known.items() if name and pattern.fullmatch(name)]

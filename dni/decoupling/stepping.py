@@ -21,42 +21,41 @@ from torch.optim import Optimizer
 class StepInBackward:
     """Steps ``optimizer`` for each of its parameters as soon as their gradients are there.
 
+    A gradient is that of one backward pass: what an earlier one left is dropped before.
+
     Args:
         optimizer: of any kind that treats parameters one by one, as PyTorch's do.
-        only: the parameters to do that for, where the optimiser has others too.
-        keep: whether gradients stay until :meth:`clear`, for whoever reads them.
+        keep: whether gradients stay until the next pass, for whoever reads them.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, only: Iterable[Tensor] | None = None, *, keep: bool
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, *, keep: bool) -> None:
         self.optimizer = optimizer
-        self.only = None if only is None else set(only)
         self.keep = keep
-        self._hooked: dict[Tensor, int] = {}  # the number of a parameter's group
+        self._groups: dict[Tensor, int] = {}  # the numbers of the hooked parameters' groups
         self._used: set[Tensor] = set()
 
-    def arm(self) -> None:
-        """Hook the parameters that are not hooked yet."""
+    def arm(self, only: Iterable[Tensor]) -> None:
+        """Hook those of the optimiser's parameters that are in ``only`` and not hooked yet."""
+        wanted = set(only)
         for number, group in enumerate(self.optimizer.param_groups):
             for parameter in group["params"]:
-                ours = self.only is None or parameter in self.only
-                if ours and parameter not in self._hooked and parameter.requires_grad:
-                    hook = partial(_step, weakref.ref(self))
-                    parameter.register_post_accumulate_grad_hook(hook)
-                    self._hooked[parameter] = number
+                hooked = parameter in self._groups or not parameter.requires_grad
+                if parameter in wanted and not hooked:
+                    me = weakref.ref(self)
+                    parameter.register_hook(partial(_drop, me, weakref.ref(parameter)))
+                    parameter.register_post_accumulate_grad_hook(partial(_step, me))
+                    self._groups[parameter] = number
 
-    def clear(self) -> bool:
-        """Forget the gradients that were stepped with; whether there were any."""
-        used, self._used = self._used, set()
-        for parameter in used:
+    def drop(self, parameter: Tensor) -> None:
+        """Forget a gradient that was stepped with."""
+        if parameter in self._used:
+            self._used.remove(parameter)
             parameter.grad = None
-        return bool(used)
 
     def step(self, parameter: Tensor) -> None:
         """One step, as if there were no other parameter."""
         groups = self.optimizer.param_groups
-        group = groups[self._hooked[parameter]]
+        group = groups[self._groups[parameter]]
         self.optimizer.param_groups = [group | {"params": [parameter]}]
         try:
             self.optimizer.step()
@@ -69,11 +68,21 @@ class StepInBackward:
 
     def __getstate__(self) -> dict[str, Any]:
         """Hooks are not copied with their parameters: a copy hooks its own."""
-        return self.__dict__ | {"_hooked": {}, "_used": set()}
+        return self.__dict__ | {"_groups": {}, "_used": set()}
 
 
-def _step(stepper: weakref.ref[StepInBackward], parameter: Tensor) -> None:
-    """A hook; weak, so that a parameter does not keep its optimiser."""
+Weak = weakref.ref[StepInBackward]  # a parameter does not keep its optimiser
+
+
+def _drop(stepper: Weak, parameter: weakref.ref[Tensor], gradient: Tensor) -> None:
+    """A hook before the gradient is accumulated."""
+    alive, mine = stepper(), parameter()
+    if alive is not None and mine is not None:
+        alive.drop(mine)
+
+
+def _step(stepper: Weak, parameter: Tensor) -> None:
+    """A hook after it."""
     alive = stepper()
     if alive is not None:
         alive.step(parameter)

@@ -21,7 +21,7 @@ from torch.autograd.graph import Node
 
 from dni import _trees
 from dni._checks.words import shape, structure
-from dni.decoupling.select import At, end_of, select
+from dni.decoupling.select import At, select
 from dni.decoupling.shapes import call
 
 
@@ -67,8 +67,8 @@ def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
         []
     """
     who = "dni.validate"
-    chosen = dict(end_of(name, module, who) for name, module in select(model, at, who).items())
-    cuts = {module: _Cut(name) for name, module in chosen.items()}
+    places = select(model, at, who).modules
+    cuts = {module: _Cut(name) for name, module in places.items()}
     handles = [module.register_forward_hook(cut.keep) for module, cut in cuts.items()]
     try:
         result = call(model, sample, who)
@@ -87,8 +87,7 @@ class _Graph:
     """All nodes behind a result, and who uses which parameter."""
 
     def __init__(self, result: Any, names: dict[Tensor, str]) -> None:
-        self.results: list[Tensor] = []
-        _trees.map_tensors(lambda _, tensor: self.results.append(tensor), result)
+        self.results = [tensor for _, tensor in _trees.tensors(result)]
         self.nodes = below({tensor.grad_fn for tensor in self.results})
         self.users: dict[str, set[Node]] = {}
         for node in self.nodes:
@@ -120,13 +119,10 @@ class _Cut:
 
     def keep(self, module: nn.Module, arguments: Any, output: Any) -> None:
         """A forward hook."""
-
-        def one(place: str, tensor: Tensor) -> None:
+        self.outputs.append(output)
+        for _, tensor in _trees.tensors(output):
             if tensor.is_floating_point():
                 self.tensors.append((tensor, tensor.grad_fn, tensor._version))
-
-        self.outputs.append(output)
-        _trees.map_tensors(one, output)
 
     def problems(self, graph: _Graph) -> Iterator[tuple[str, str]]:
         """What is wrong, and the remedy."""

@@ -11,6 +11,7 @@ soon as its gradient is there (:mod:`dni.decoupling.stepping`)::
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
@@ -19,17 +20,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dni import _checks, _trees
+from dni import _checks
 from dni.contexts import current_context
 from dni.decoupling.attach import attach
-from dni.decoupling.networks import Conv2dDNI, LinearDNI, Remembering, feature_dim
+from dni.decoupling.networks import Conv2dDNI, LinearDNI
+from dni.decoupling.remembering import Remembering, feature_dim
 from dni.decoupling.select import end_of, leaves, modules
 from dni.decoupling.shapes import interfaces_for
 from dni.decoupling.stepping import StepInBackward
 from dni.interfaces import BackwardInterface
-from dni.interfaces.find import ATTRIBUTE, interfaces_of
-from dni.interfaces.unshaped import Unshaped
-from dni.parameters import base_parameters, synthesizer_parameters
+from dni.interfaces.find import ATTRIBUTE, behind
+from dni.interfaces.unidirectional import inside_ddp
+from dni.interfaces.unshaped import Pairs, Unshaped, same_random_state
+from dni.parameters import base_parameters
 from dni.synthesizers.choice import like
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -55,7 +58,7 @@ class DNI(nn.Module):
 
     Args:
         network: any network, wrapped and decoupled in place. Its methods and attributes are
-            those of the wrapper too; ``.network`` is the network.
+            can be called and read on the wrapper too; ``.network`` is the network.
         dni_network: a class of synthesizers, see :class:`DNINetwork`; left out,
             :class:`Conv2dDNI` for maps and :class:`LinearDNI` for all else.
         dni_params: arguments for it beside the three sizes.
@@ -74,6 +77,11 @@ class DNI(nn.Module):
 
     A resumed run builds the same wrapper and loads its ``state_dict``, which holds optimisers
     and shapes.
+
+    Each backward pass is a step. So there is no accumulation over batches and no clipping, a
+    GradScaler's factor would stay in the steps, DDP is refused, and a graph that is
+    backpropagated twice finds other weights than it was made with (PyTorch says *modified by an
+    inplace operation*). Use :func:`decouple` and an optimiser for these.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -101,11 +109,11 @@ class DNI(nn.Module):
         who = type(self).__name__
         _checks.is_model(network, who)
         _checks.not_wrapped(network, who)
-        _checks.positive(who, hidden_size=hidden_size)
+        _checks.positive(who, hidden_size=0 if hidden_size is None else hidden_size)
         self._λ = _checks.share(λ, who)
         self._hidden_size = hidden_size
         self._kind = _checks.synthesizer_class(dni_network, who)
-        self._params = dict(dni_params or {})
+        self._params = _checks.arguments({} if dni_params is None else dni_params, who)
         make = _checks.known_optimizer(grad_optim, OPTIMIZERS, "grad_optim", who)
         self._grad_optim = partial(make, lr=_checks.rate(grad_lr, who))
         device = _checks.gpu(gpu_id, who)
@@ -117,13 +125,18 @@ class DNI(nn.Module):
         self.network = network if device is None else network.to(device)
         self.optim = optimizer
         self.grad_optim: Optimizer | None = None  # once a first batch has shown the shapes
-        self._base = StepInBackward(optimizer, parameters, keep=True)
+        self._base = StepInBackward(optimizer, keep=True)
         self._synthesizers: StepInBackward | None = None
         self._remembering: list[Remembering] = []
-        self._shapes: dict[str, dict[str, list[int]]] = {}
-        options = {"mix": self._λ, "factor": 1.0}
+        self._shapes: dict[str, list[tuple[list[Any], list[int]]]] = {}
+        self._saved: dict[str, Any] | None = None  # optimisers, while weights are loaded
+        self._names = list(cuts)
+        self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_load_optimizers)  # type: ignore[no-untyped-call]
+        options = _options(self._λ)
         for name, module in cuts.items():
             attach(module, Unshaped(partial(self._make, name), name, options))
+        self._arm()
 
     @property
     def λ(self) -> float:
@@ -133,49 +146,54 @@ class DNI(nn.Module):
     @λ.setter
     def λ(self, value: float) -> None:
         self._λ = _checks.share(value, type(self).__name__)
-        for interface in interfaces_of(self.network).values():
-            if isinstance(interface.synthesizer, Remembering):
-                cast(BackwardInterface, interface).mix = self._λ
+        for name in self._names:
+            interface = behind(self.network.get_submodule(name))
+            for one in [] if interface is None else interface.modules():
+                if isinstance(one, BackwardInterface):
+                    one.mix = self._λ
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What ``network`` puts out."""
-        learning = self.training and torch.is_grad_enabled()
-        if learning and self._base.clear():  # a backward pass is over: this is another step
-            for one in self._remembering:
-                one.hidden = None
-        output = self.network(*args, **kwargs)
-        if learning:
-            self._arm()
-        return output
+        _checks.not_synchronised(inside_ddp(), type(self).__name__)
+        for one in self._remembering:
+            one.hidden = None
+        self._arm()
+        return self.network(*args, **kwargs)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Optimisers and shapes, for ``state_dict``."""
-        return {
-            "optim": self.optim.state_dict(),
-            "grad_optim": self.grad_optim and self.grad_optim.state_dict(),
-            "shapes": self._shapes,
-            "context_size": self._context_size,
-        }
+        optimizers = {"optim": self.optim, "grad_optim": self.grad_optim}
+        states = {name: one.state_dict() for name, one in optimizers.items() if one is not None}
+        kinds = {name: type(one).__name__ for name, one in optimizers.items() if one is not None}
+        sizes = {"hidden_size": self._hidden_size, "context_size": self._context_size}
+        return states | sizes | {"kinds": kinds, "shapes": self._shapes}
 
     def set_extra_state(self, state: Any) -> None:
-        """Give the cuts their shapes, which the weights that follow have, and the optimisers."""
+        """Give the cuts the shapes of the weights to come; optimisers follow after those."""
+        who = type(self).__name__
+        _checks.same_run("optim", type(self.optim).__name__, state["kinds"]["optim"], who)
+        if self.grad_optim is not None and "grad_optim" in state["kinds"]:
+            kind = type(self.grad_optim).__name__
+            _checks.same_run("grad_optim", kind, state["kinds"]["grad_optim"], who)
+        _checks.same_run("hidden_size", self._hidden_size, state["hidden_size"], who)
+        if self._context_size or self._classes:
+            size = self._context_size or self._classes
+            _checks.same_run("a context of", size, state["context_size"], who)
         self._context_size = state["context_size"]
-        for name, module in modules(self.network):
-            waiting = getattr(module, ATTRIBUTE, None)
-            if name in state["shapes"] and isinstance(waiting, Unshaped):
-                shapes = state["shapes"][name].items()
-                seen = {place: torch.empty(shape, requires_grad=True) for place, shape in shapes}
-                setattr(module, ATTRIBUTE, waiting.shape(seen.get("", seen)))
-        self._arm()
-        self.optim.load_state_dict(state["optim"])
-        if self.grad_optim is not None and state["grad_optim"] is not None:
-            self.grad_optim.load_state_dict(state["grad_optim"])
+        for name, pairs in state["shapes"].items():
+            module = self.network.get_submodule(name)
+            waiting = behind(module)
+            if isinstance(waiting, Unshaped):
+                with same_random_state(()):
+                    made = self._make(name, [(tuple(at), torch.empty(s)) for at, s in pairs])
+                setattr(module, ATTRIBUTE, made.to(next(self.network.parameters()).device))
+        self._saved = copy.deepcopy(state)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "network" or "_modules" not in self.__dict__:
+            if name in ("network", ATTRIBUTE) or "_modules" not in vars(self):
                 raise
             return getattr(self.network, name)
 
@@ -183,18 +201,19 @@ class DNI(nn.Module):
         return cast(Any, self.network)[index]
 
     _context_size: int = 0  # features of a context beside those of an activation
+    _classes: int | None = None
 
-    def _make(self, name: str, output: Any) -> nn.Module:
-        """What stands behind a module that puts out ``output``."""
-        shapes: dict[str, list[int]] = {}
-
-        def note(place: str, tensor: Tensor) -> None:
-            if tensor.requires_grad:
-                shapes[place] = list(tensor.shape)
-
-        _trees.map_tensors(note, output)
-        made = interfaces_for(output, self._build, name, {"mix": self._λ})
-        self._shapes[name] = shapes
+    def _make(self, name: str, pairs: Pairs) -> nn.Module:
+        """What stands behind a module that puts out these tensors."""
+        made = interfaces_for(pairs, self._build, name, _options(self._λ))
+        self._shapes[name] = [(list(place), list(tensor.shape)) for place, tensor in pairs]
+        new = [parameter for parameter in made.parameters() if parameter.requires_grad]
+        if new and self.grad_optim is not None:
+            self.grad_optim.add_param_group({"params": new})
+        elif new:
+            self.grad_optim = self._grad_optim(new)
+            self._synthesizers = StepInBackward(self.grad_optim, keep=False)
+        self._arm()
         return made
 
     def _build(self, output: Tensor) -> nn.Module:
@@ -206,25 +225,12 @@ class DNI(nn.Module):
         self._remembering.append(made)
         return like(made, output)
 
-    _classes: int | None = None
-
     def _arm(self) -> None:
-        """Let every parameter step, those of new synthesizers too."""
-        groups = [] if self.grad_optim is None else self.grad_optim.param_groups
-        known = {parameter for group in groups for parameter in group["params"]}
-        new = [
-            parameter
-            for parameter in _own(self.network, synthesizer_parameters(self.network))
-            if parameter not in known and not isinstance(parameter, nn.UninitializedParameter)
-        ]
-        if new and self.grad_optim is not None:
-            self.grad_optim.add_param_group({"params": new})
-        elif new:
-            self.grad_optim = self._grad_optim(new)
-            self._synthesizers = StepInBackward(self.grad_optim, keep=False)
-        for stepper in (self._base, self._synthesizers):
-            if stepper is not None:
-                stepper.arm()
+        """Let every parameter step; those of copies, and thawed ones, are not hooked yet."""
+        self._base.arm(_own(self.network, self.network.parameters()))
+        if self._synthesizers is not None:
+            groups = self._synthesizers.optimizer.param_groups
+            self._synthesizers.arm(parameter for group in groups for parameter in group["params"])
 
 
 class CDNI(DNI):
@@ -251,8 +257,8 @@ class CDNI(DNI):
     def __init__(
         self, network: nn.Module, *args: Any, classes: int | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(network, *args, **kwargs)
         _checks.positive(type(self).__name__, classes=classes)
+        super().__init__(network, *args, **kwargs)
         self._classes = classes
 
     def _build(self, output: Tensor) -> nn.Module:
@@ -263,16 +269,29 @@ class CDNI(DNI):
         return super()._build(output)
 
 
+def _options(λ: float) -> dict[str, Any]:
+    return {"mix": λ, "factor": 1.0, "normalize": None, "nonfinite": "raise"}
+
+
+def _load_optimizers(wrapper: DNI, incompatible: Any) -> None:
+    """A hook after all weights are loaded: an error on the way has changed no optimiser."""
+    saved, wrapper._saved = wrapper._saved, None
+    if saved is not None:
+        wrapper.optim.load_state_dict(saved["optim"])
+        if wrapper.grad_optim is not None and "grad_optim" in saved:
+            wrapper.grad_optim.load_state_dict(saved["grad_optim"])
+
+
 def _cuts(network: nn.Module, recursive: bool, who: str) -> dict[str, nn.Module]:
-    """The places of the interfaces, by name, but for what is decoupled already."""
-    known = dict(modules(network))
+    """The places of the interfaces, by name, but for what wrappers inside have decoupled."""
     theirs = {inner for outer in _wrappers(network) for inner in outer.modules()}
-    chosen = dict([end_of("", network, who)])
-    if recursive:
-        ours = {name: module for name, module in known.items() if module not in theirs}
-        found = set(leaves(ours))
-        chosen = {name: module for name, module in ours.items() if module in found}
-    return {name: module for name, module in chosen.items() if not hasattr(module, ATTRIBUTE)}
+    ours = {name: module for name, module in modules(network) if module not in theirs}
+    decoupled = [name for name, module in ours.items() if behind(module) is not None]
+    _checks.plain_inside(decoupled, who)
+    if not recursive:
+        return dict([end_of("", network, who)])
+    names = {module: name for name, module in reversed(ours.items())}
+    return {names[leaf]: leaf for leaf in leaves(ours)}
 
 
 def _own(network: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -289,8 +308,10 @@ def _optimizer(
     optim: Optim | None, parameters: list[nn.Parameter], lr: float, who: str
 ) -> Optimizer:
     if isinstance(optim, Optimizer):
-        return optim
-    if optim is None or isinstance(optim, str):
-        make = _checks.known_optimizer(optim or "adam", OPTIMIZERS, "optim", who)
-        return make(parameters, lr=lr)
-    return _checks.made_optimizer(optim, parameters, who)
+        made = optim
+    elif optim is None or isinstance(optim, str):
+        made = _checks.known_optimizer(optim or "adam", OPTIMIZERS, "optim", who)(parameters, lr=lr)
+    else:
+        made = _checks.made_optimizer(optim, parameters, who)
+    _checks.steps_alone(made, parameters, who)
+    return made

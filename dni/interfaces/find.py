@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from torch import nn
 
+from dni import _checks
+from dni.interfaces.several import EachTensor
 from dni.interfaces.unidirectional import UnidirectionalInterface
 
-ATTRIBUTE = "dni_interface"  # of a decoupled module: the interface behind it
+ATTRIBUTE = "dni_interface"  # of a decoupled module: the child behind it
+HOOK = "dni_hook"  # and the handle of the hook that calls it
+
+
+def behind(module: nn.Module) -> nn.Module | None:
+    """What was attached behind ``module``, if anything was."""
+    return dict(module.named_children()).get(ATTRIBUTE) if HOOK in vars(module) else None
 
 
 def interfaces_of(model: nn.Module) -> dict[str, UnidirectionalInterface]:
     """All interfaces in ``model`` by their names: those written into it, and those attached.
 
     An interface that :func:`dni.decouple` attached is called like the module that it stands
-    behind; one without a shape yet is not there.
+    behind (``"core[1][0]"`` where that puts out several tensors); one without a shape yet is
+    not there.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
@@ -23,8 +32,12 @@ def interfaces_of(model: nn.Module) -> dict[str, UnidirectionalInterface]:
         >>> model[0].dni_interface.mix
         0.5
     """
-    return {
-        ".".join(part for part in name.split(".") if part != ATTRIBUTE): module
-        for name, module in model.named_modules()
-        if isinstance(module, UnidirectionalInterface)
-    }
+    _checks.is_model(model, "dni.interfaces_of")
+    found: dict[str, UnidirectionalInterface] = {}
+    for name, module in model.named_modules():
+        plain = ".".join(part for part in name.split(".") if part != ATTRIBUTE)
+        if isinstance(module, EachTensor):
+            found |= {plain + place: one for place, one in module.interfaces().items()}
+        elif isinstance(module, UnidirectionalInterface) and module not in found.values():
+            found[plain] = module
+    return found

@@ -146,7 +146,7 @@ class UnidirectionalInterface(nn.Module):
             # left to it, and the compiler's own error shows this line, reason and all.
             refuse = _checks.refuse_compiled_unlock
             torch.compiler.disable(refuse, reason="pass unlock=False")(self.who)  # type: ignore[no-untyped-call]
-        _checks.not_distributed(_inside_ddp(), self.who)
+        _checks.not_distributed(inside_ddp(), self.who)
 
 
 def _version(tensor: Tensor) -> int:
@@ -155,7 +155,7 @@ def _version(tensor: Tensor) -> int:
     return 0 if uncounted else tensor._version
 
 
-def _inside_ddp() -> bool:
+def inside_ddp() -> bool:
     """Whether a ``DistributedDataParallel`` forward pass is running around this call.
 
     DDP has no public sign of it; the attribute read here is the one that it sets for

@@ -15,15 +15,17 @@ class Centered(nn.Module):
     .. math::
         s_b = S(h_b, c_b) - \frac{1}{B} \sum_{k=1}^{B} S(h_k, c_k)
 
-    For recurrent networks, where a synthesizer learns from its own predictions. What it
-    says to every row alike moves all states the same way, window after window, and comes
-    back in its bootstrapped target: a drift that no loss holds. Without it, language models
-    that diverged train, and digits read row by row gain (``benchmarks/README.rst``).
+    What a synthesizer says to every row alike moves all activations the same way, step after
+    step: a drift that no loss holds. Behind batch norm the real gradient has no such part at
+    all. In a recurrent network it also comes back in the bootstrapped target. Without it,
+    language models that diverged train, and digits read row by row gain
+    (``benchmarks/README.rst``).
 
     Args:
-        synthesizer: any synthesizer whose messages have the batch in the last dimension but
-            one, as the states of PyTorch's recurrent modules do. A batch of one row is left
-            as it is.
+        synthesizer: any synthesizer.
+        over: the dimensions of its messages in which rows lie: -2 for features, and for the
+            states of PyTorch's recurrent modules; ``(0, 1)`` for tokens, ``(0, 2, 3)`` for maps.
+            A batch of one row is left as it is.
 
     Example:
         >>> synthesizer = dni.Centered(torch.nn.Bilinear(2, 1, 2))
@@ -32,16 +34,17 @@ class Centered(nn.Module):
         tensor(True)
     """
 
-    def __init__(self, synthesizer: nn.Module) -> None:
+    def __init__(self, synthesizer: nn.Module, over: int | tuple[int, ...] = -2) -> None:
         super().__init__()
         _checks.is_synthesizer(synthesizer, type(self).__name__)
         self.synthesizer = synthesizer
+        self.over = (over,) if isinstance(over, int) else tuple(over)
         self.own_scale = bool(getattr(synthesizer, "own_scale", False))
 
     def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
         """The synthetic message for ``trigger``."""
         message: Tensor = self.synthesizer(trigger, context)
         _checks.is_tensor(message, self.synthesizer, type(self).__name__)
-        if message.dim() < 2 or message.shape[-2] == 1:
+        if message.dim() < 2 or all(message.shape[dim] == 1 for dim in self.over):
             return message
-        return message - message.mean(-2, keepdim=True)
+        return message - message.mean(self.over, keepdim=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from dni import _checks
 from dni.synthesizers.basic import BasicSynthesizer
+from dni.synthesizers.centered import Centered
 from dni.synthesizers.conv import ConvSynthesizer
 from dni.synthesizers.tokens import TokenSynthesizer
+
+WIDE = 256  # of a hidden layer, at least
 
 
 def synthesizer_for(
@@ -21,13 +26,13 @@ def synthesizer_for(
 ) -> nn.Module:
     r"""A ready-made synthesizer for the gradient of ``output``, chosen by its shape.
 
-    ======================================  ======================================
-    ``output``                              synthesizer
-    ======================================  ======================================
+    ======================================  =============================================
+    ``output``                              synthesizer, in :class:`Centered`
+    ======================================  =============================================
     ``(features,)``, ``(batch, features)``  :class:`BasicSynthesizer`
     ``(batch, time, features)``             :class:`TokenSynthesizer`
-    ``(batch, channels, height, width)``    :class:`ConvSynthesizer`, of 3 x 3
-    ======================================  ======================================
+    ``(batch, channels, height, width)``    :class:`ConvSynthesizer`, of 1 x 1
+    ======================================  =============================================
 
     It is what :func:`dni.decouple` takes where it is given none. Only the shape is looked at:
     for channels in another place (``(batch, channels, length)``, ``(batch, height, width,
@@ -36,7 +41,8 @@ def synthesizer_for(
     Args:
         output: what a module puts out.
         n_hidden: number of hidden layers; 0 is linear.
-        hidden: their width, or channels; those of ``output`` if left out.
+        hidden: their width, or channels; left out, those of ``output``, and at least 256: a
+            narrow synthesizer predicts little, whatever the network's width.
         context_dim, context_classes: see :class:`BasicSynthesizer`.
 
     Returns:
@@ -44,32 +50,24 @@ def synthesizer_for(
         own, float32, under autocast).
 
     Example:
-        >>> dni.synthesizer_for(torch.empty(32, 16, 8, 8), context_classes=10).channels
+        >>> dni.synthesizer_for(torch.empty(32, 16, 8, 8), context_classes=10).synthesizer.channels
         16
-        >>> dni.synthesizer_for(torch.empty(32, 100, 512), n_hidden=0).output_dim
-        512
+        >>> dni.synthesizer_for(torch.empty(32, 100, 512), n_hidden=0).over
+        (0, 1)
     """
     _checks.known_layout(output, "synthesizer_for")
+    contexts: dict[str, Any] = {"context_dim": context_dim, "context_classes": context_classes}
+    maps = output.dim() == 4
+    width = output.shape[1 if maps else -1]
+    hidden = max(width, WIDE) if hidden is None else hidden
     made: nn.Module
-    if output.dim() == 4:
-        made = ConvSynthesizer(
-            output.shape[1],
-            n_hidden,
-            hidden,
-            kernel_size=3,
-            context_dim=context_dim,
-            context_classes=context_classes,
-        )
+    if maps:
+        made = ConvSynthesizer(width, n_hidden, hidden, kernel_size=1, **contexts)
     else:
         kind = TokenSynthesizer if output.dim() == 3 else BasicSynthesizer
-        made = kind(
-            output.shape[-1],
-            n_hidden,
-            hidden,
-            context_dim=context_dim,
-            context_classes=context_classes,
-        )
-    return like(made, output)
+        made = kind(width, n_hidden, hidden, **contexts)
+    over = {3: (0, 1), 4: (0, 2, 3)}.get(output.dim(), -2)
+    return like(Centered(made, over), output)
 
 
 def like(synthesizer: nn.Module, output: Tensor) -> nn.Module:

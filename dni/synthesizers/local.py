@@ -33,8 +33,9 @@ class LocalLossSynthesizer(nn.Module):
     and the head learns from :math:`\ell` too, whenever the synthesizer of an ordinary
     interface would: in the backward pass that brings the real message. The message itself
     teaches nothing; :class:`dni.diagnostics.Monitor` still compares the two. Its scale is its
-    own, so that interfaces do not normalize it. ``mix`` and ``factor`` weigh what is sent to
-    the part below, never what the head learns.
+    own, so that interfaces do not normalize it; a factor on the network's loss (a GradScaler's,
+    that of accumulation) belongs into ``loss`` as well. ``mix`` and ``factor`` weigh what is
+    sent to the part below, never what the head learns.
 
     Args:
         head: from a trigger to what ``loss`` takes; any module. An interface trains it, and

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dni import _trees
 from examples.decouple_any.networks import ResNet18, Transformer
 from tests.cases import Oracle
 
@@ -127,17 +128,15 @@ def loss_of(model: nn.Module, x: Tensor) -> Tensor:
 
 def real_messages(model: nn.Module, names: list[str], x: Tensor) -> dict[str, list[Tensor]]:
     """What backpropagation sends to each tensor behind each cut, in the order of the calls."""
-    from dni import _trees
-
     reached: list[tuple[str, Tensor]] = []
 
     def keep(name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
-            def one(place: str, tensor: Tensor) -> Tensor:
+            def one(place: _trees.Place, tensor: Tensor) -> Tensor:
                 if not tensor.requires_grad:
                     return tensor
                 apart = tensor.clone()
-                reached.append((f"{name}[{place}]", apart))
+                reached.append((name + _trees.written(place), apart))
                 return apart
 
             return _trees.map_tensors(one, output)

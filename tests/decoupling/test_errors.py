@@ -59,6 +59,16 @@ NEST = [
     ("stem", {"mix": 2}, ValueError, "expected a number from 0 .* to 1"),
     ("stem", {"factor": float("nan")}, ValueError, "finite factor"),
     ("stem", {"nonfinite": "maybe"}, ValueError, "nonfinite='raise' or 'skip'"),
+    ("leafs", {}, ValueError, "Did you mean 'leaves'"),
+    ("stem", {"normalize": "x"}, TypeError, "normalize to be True, False or left out, got 'x'"),
+    ("stem", {"context_dim": -1}, ValueError, "context_dim to be a positive integer"),
+    ("stem", {"context_classes": 2.5}, ValueError, "context_classes to be a positive integer"),
+    (
+        "stem",
+        {"synthesizer": dni.BackwardInterface(dni.BasicSynthesizer(4))},
+        TypeError,
+        "the interfaces are made here.*Pass its .synthesizer",
+    ),
     ("stem", {"synthesizer": 3}, TypeError, "a function that builds one for an output, got an int"),
     ("stem", {"synthesizer": dni.BasicSynthesizer}, TypeError, "lambda output"),
     (
@@ -145,8 +155,9 @@ def test_decouple_before_wrapping(wrap):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mix": 1.0}, "other arguments: it has mix=0. Set it on"),
-        ({"mix": 1.0, "factor": 0.1}, "it has mix=0 and factor=1"),
+        ({"mix": 1.0}, "other arguments: it has mix=0.0. Set it on"),
+        ({"mix": 1.0, "factor": 0.1}, "it has mix=0.0 and factor=1.0"),
+        ({"normalize": False, "nonfinite": "skip"}, "it has nonfinite=raise and normalize=True"),
         ({"synthesizer": dni.BasicSynthesizer(8)}, "it has another synthesizer"),
     ],
 )

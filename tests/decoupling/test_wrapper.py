@@ -124,6 +124,46 @@ def test_a_wrapper_in_a_wrapper_trains_its_own():
     assert inner.network[0].weight not in outer.optim.state
 
 
+def test_an_outer_share_is_not_that_of_a_wrapper_inside():
+    inner = dni.DNI(nn.Linear(4, 8), λ=0.9)
+    outer = dni.DNI(nn.Sequential(inner, nn.Linear(8, 3)), λ=0.1)
+    train(outer, images(4), 1)
+    outer.λ = 0.2
+    assert [one.mix for one in dni.interfaces_of(outer).values()] == [0.9, 0.2]
+
+
+@pytest.mark.parametrize("shaped", [False, True])
+def test_a_network_is_wrapped_once(shaped):
+    network = mlp()
+    net = dni.DNI(network)
+    if shaped:
+        train(net, images(4), 1)
+    with pytest.raises(ValueError, match=r"decoupled behind '0', '1', '3', '6'. Use the wrapper"):
+        dni.DNI(network)
+    assert isinstance(dni.DNI(dni.strip(network)), dni.DNI)
+
+
+def test_stripped_it_is_a_wrapper_without_cuts():
+    net = dni.strip(_trained(dni.DNI(mlp())))
+    assert dni.interfaces_of(net) == {}
+    assert list(net.network.state_dict()) == list(mlp().state_dict())
+    train(net, images(4), 1)
+
+
+def test_a_wrapper_can_stand_where_a_cut_is_wanted():
+    model = nn.Sequential(dni.DNI(nn.Linear(4, 4)), nn.Linear(4, 3))
+    dni.decouple(model, "0", sample=images(4))
+    assert list(dni.interfaces_of(model)) == ["0"]
+    loss_of(model, images(4)).backward()
+    assert list(dni.interfaces_of(model)) == ["0.network", "0"]
+    assert list(dni.strip(model).state_dict())[1:] == [
+        "0.network.weight",
+        "0.network.bias",
+        "1.weight",
+        "1.bias",
+    ]
+
+
 def test_methods_attributes_and_items_of_the_network_stay_reachable():
     net = dni.DNI(Steps())
     assert net.start(torch.ones(2, 1)).shape == (2, 4)
@@ -159,15 +199,42 @@ def test_an_optimiser_by_function_and_one_that_is_there():
     assert mine.state
 
 
-def test_gradients_stay_until_the_next_forward_pass():
-    net, x = dni.DNI(mlp()), images(4)
+def test_gradients_stay_until_the_next_backward_pass():
+    """Each is that of one pass: nobody has to call zero_grad."""
+    net, x = dni.DNI(nn.Linear(4, 3), optim="sgd", grad_lr=0.0, λ=1), images(4)
     train(net, x, 1)
-    weight = net.network[0].weight
-    assert weight.grad is not None
+    weight = net.network.weight
+    once = weight.grad.clone()
+    assert once.any()
     assert all(parameter.grad is None for parameter in dni.synthesizer_parameters(net))
-    loss = loss_of(net, x)
-    assert weight.grad is None
-    loss.backward()
+    train(net, x, 1)
+    assert torch.equal(weight.grad, once)
+
+
+def test_a_method_of_the_network_trains_it_too():
+    class Coder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(4, 3), nn.Linear(3, 4)
+
+        def encode(self, x):
+            return torch.tanh(self.inner(x))
+
+        def forward(self, x):
+            return self.outer(self.encode(x))
+
+    torch.manual_seed(0)
+    by_call, by_method = (dni.DNI(copy.deepcopy(coder)) for coder in [Coder()] * 2)
+    x, found = images(4), []
+    for net, answer in (
+        (by_call, lambda: by_call(x)),
+        (by_method, lambda: by_method.outer(by_method.encode(x))),
+    ):
+        torch.manual_seed(1)
+        for _ in range(3):
+            F.mse_loss(answer(), x).backward()
+        found.append(net.network.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def test_in_evaluation_nothing_steps():
@@ -292,10 +359,12 @@ def test_what_a_network_remembers_lives_for_one_pass():
     assert seen == [None, 1, 2] * 2
 
 
-def test_what_a_network_remembers_does_not_outlive_its_batch():
-    net = dni.DNI(Steps(), dni_network=dni.RNNDNI)
+@pytest.mark.parametrize("rows", [5, 6])
+def test_what_a_network_remembers_does_not_outlive_its_pass(rows):
+    net = dni.DNI(Steps(), dni_network=Counting)
     net(torch.randn(6, 3, 4))  # no backward pass
-    net(torch.randn(5, 3, 4))
+    net(torch.randn(rows, 3, 4))
+    assert net.network.cell.dni_interface.synthesizer.network.seen == [None, 1, 2] * 2
 
 
 class TestContext:
@@ -384,6 +453,15 @@ class TestContext:
         (mlp(), {"λ": "half"}, TypeError, "expected λ to be a number"),
         (mlp(), {"hidden_size": 0}, ValueError, "hidden_size to be a positive integer"),
         (mlp(), {"dni_network": dni.LinearDNI(1, 2, 3)}, TypeError, "to be a class"),
+        (mlp(), {"hidden_size": None}, ValueError, "hidden_size to be a positive integer"),
+        (mlp(), {"dni_params": 3}, TypeError, "dni_params to be a dict of arguments, got an int"),
+        (mlp(), {"optim": torch.optim.LBFGS}, TypeError, "got LBFGS, which needs all of them"),
+        (
+            mlp(),
+            {"optim": torch.optim.SGD(nn.Linear(1, 1).parameters())},
+            ValueError,
+            "an optimiser of the network's parameters, got one that knows none",
+        ),
         (mlp(), {"gpu_id": 99}, ValueError, r"of which there are \d+ here; got 99"),
         (mlp(), {"gpu_id": "cuda"}, ValueError, "number of a CUDA device, or -1"),
         (nn.ModuleList([nn.Linear(2, 2)]), {"recursive": False}, ValueError, "without a forward"),
@@ -417,3 +495,53 @@ def test_a_network_without_a_forward():
 
     with pytest.raises(NotImplementedError, match=r"Empty needs a forward\(input, hidden\)"):
         dni.DNI(nn.Linear(4, 3), dni_network=Empty)(images(4))
+
+
+@pytest.mark.parametrize("options", [{}, {"λ": -1}, {"classes": 0}])
+def test_a_mistake_leaves_the_network_of_a_conditional_wrapper_alone(options):
+    network = mlp()
+    if options:
+        with pytest.raises(ValueError, match="λ|classes"):
+            dni.CDNI(network, **options)
+        assert not any(module._forward_hooks for module in network.modules())
+    with dni.synthesizer_context(LABELS):
+        train(dni.CDNI(network, classes=3), images(4))
+
+
+@pytest.mark.parametrize("shaped", [False, True])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: dni.DNI(nn.Linear(5, 3)), r"expected \(3, 5\) for network.weight, got \(3, 4\)"),
+        (lambda: dni.DNI(nn.Linear(4, 3), optim="sgd"), "expected optim SGD, got Adam"),
+        (lambda: dni.DNI(nn.Linear(4, 3), hidden_size=4), "expected"),
+    ],
+)
+def test_a_checkpoint_of_another_wrapper_changes_nothing(other, message, shaped):
+    net, again = dni.DNI(nn.Linear(4, 3)), other()
+    x = images(again.network.in_features)
+    train(net, images(4), 2)
+    if shaped:
+        train(again, x, 1)
+    before = [parameter.detach().clone() for parameter in dni.base_parameters(again)]
+    with pytest.raises(ValueError, match=message):
+        again.load_state_dict(net.state_dict())
+    assert all(map(torch.equal, dni.base_parameters(again), before))
+    train(again, x, 1)  # and its optimiser is as it was
+
+
+def test_a_checkpoint_of_another_context():
+    with dni.synthesizer_context(LABELS):
+        net = dni.CDNI(nn.Linear(4, 3), classes=3)
+        train(net, images(4), 1)
+    with pytest.raises(ValueError, match="expected a context of 5, got 3"):
+        dni.CDNI(nn.Linear(4, 3), classes=5).load_state_dict(net.state_dict())
+
+
+def test_a_loaded_wrapper_shares_nothing_with_the_one_it_was_loaded_from():
+    net, again = (dni.DNI(nn.Linear(4, 3)) for _ in range(2))
+    train(net, images(4), 2)
+    again.load_state_dict(net.state_dict())
+    moments = again.optim.state[again.network.weight]["exp_avg"].clone()
+    train(net, images(4), 2)
+    assert torch.equal(again.optim.state[again.network.weight]["exp_avg"], moments)
