@@ -7,6 +7,9 @@ import json
 import sys
 
 import pytest
+import torch
+
+import dni
 
 EXAMPLES = ("mnist_mlp", "mnist_cnn", "mnist_full_unlock")
 FORMS = ([], ["--dni"], ["--dni", "--no-normalize"], ["--dni", "--context", "--no-unlock"])
@@ -115,3 +118,35 @@ def test_the_benchmark_of_attaching_runs(monkeypatch, tmp_path, capsys):
     step, *attaching = json.loads(path.read_text())["rows"]
     assert step["losses"][0] == step["losses"][1]  # the same work, to the last bit
     assert [row["sample"] for row in attaching] == [True, False]
+
+
+def test_the_evidence_runs_goes_on_and_prints_a_table(monkeypatch, tmp_path, capsys):
+    evidence = importlib.import_module("benchmarks.evidence.__main__")
+    flags = ["--smoke", "--networks", "fc3", "cnn2", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["evidence", *flags, "--arms", "cDNI", "local loss"])
+    evidence.main()
+    first = capsys.readouterr().out
+    assert first.splitlines()[0].split()[-2:] == ["fc3", "cnn2"]
+    assert "not run" not in first
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(files) == 4
+    outcome = json.loads(next(iter(files)).read_text())
+    assert outcome["curve"][-1] == [6, outcome["error"]]
+    evidence.main()  # nothing is missing
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    assert capsys.readouterr().out == first
+    monkeypatch.setattr(sys, "argv", ["evidence", *flags, "--arms", "DNI", "--table"])
+    evidence.main()
+    assert "not run" in capsys.readouterr().out
+
+
+def test_every_arm_decouples_every_network():
+    arms = importlib.import_module("benchmarks.evidence.arms")
+    networks = importlib.import_module("benchmarks.evidence.networks")
+    for plan in networks.NETWORKS.values():
+        for arm in arms.ARMS.values():
+            network = plan.build(8)
+            arm.decouple(network, plan.at, torch.randn(2, 1, 8, 8))
+            cuts = dni.interfaces_of(network)
+            parts = sum(isinstance(part, torch.nn.Sequential) for part in network)
+            assert len(cuts) == (0 if arm.learn == "backprop" else parts)

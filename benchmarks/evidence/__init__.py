@@ -1,0 +1,1 @@
+"""Do synthetic gradients learn? One harness, arms as data."""

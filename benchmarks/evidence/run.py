@@ -1,0 +1,109 @@
+"""Train every arm on every network with every seed; each finished run is a file."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+import dni
+from benchmarks.evidence.arms import ARMS, Arm
+from benchmarks.evidence.networks import NETWORKS
+from dni.diagnostics import Monitor
+from examples.data import Images, load
+from examples.training import environment
+
+
+class Run(NamedTuple):
+    """One cell of the table, for one seed."""
+
+    network: str
+    arm: str
+    seed: int
+    steps: int
+    batch: int
+    data: str | None
+
+    def file(self, folder: Path) -> Path:
+        """Where its outcome is."""
+        name = f"{self.network} {self.arm} {self.steps} {self.seed}.json"
+        return folder / name.replace(" ", "-")
+
+
+def run_all(runs: list[Run], folder: Path, processes: int) -> None:
+    """What is not there yet, several at a time with one thread each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [run for run in runs if not run.file(folder).is_file()]
+    with ProcessPoolExecutor(processes) as pool:
+        started = {pool.submit(outcome, run): run for run in missing}
+        for future in tqdm(as_completed(started), total=len(missing), disable=None):
+            partial = started[future].file(folder).with_suffix(".partial")
+            partial.write_text(json.dumps(future.result(), indent=2) + "\n")
+            partial.replace(started[future].file(folder))
+
+
+def outcome(run: Run) -> dict[str, object]:
+    """Train, and say what came of it."""
+    torch.set_num_threads(1)
+    torch.manual_seed(run.seed)
+    images, arm, plan = load(run.data), ARMS[run.arm], NETWORKS[run.network]
+    network = plan.build(images.train_x.shape[-1])
+    arm.decouple(network, plan.at, images.train_x[:8])
+    start = time.perf_counter()
+    curve, cuts = train(network, arm, images, run)
+    return {
+        "run": run._asdict(),
+        "arm": vars(arm),
+        "data": images.name,
+        "error": curve[-1][1],
+        "curve": curve,
+        "cosines": cuts,
+        "seconds": time.perf_counter() - start,
+        "environment": environment(),
+    }
+
+
+def train(
+    network: nn.Module, arm: Arm, images: Images, run: Run
+) -> tuple[list[tuple[int, float]], dict[str, float]]:
+    """The curve of test errors, and the cosines of the last sixth, by cut."""
+    groups = [{"params": dni.base_parameters(network), "lr": arm.lr}]
+    helpers = dni.synthesizer_parameters(network)
+    if helpers:
+        groups.append({"params": helpers, "lr": arm.synthesizer_lr})
+    optimizer = torch.optim.Adam(groups, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 1 - step / run.steps if arm.decay else 1.0
+    )
+    batches = torch.Generator().manual_seed(run.seed)
+    curve, told = [], arm.labels or arm.learn == "local"
+    with Monitor(network) as monitor:
+        for step in range(1, run.steps + 1):
+            index = torch.randint(len(images.train_y), (run.batch,), generator=batches)
+            x, y = images.train_x[index], images.train_y[index]
+            optimizer.zero_grad()
+            with dni.synthesizer_context(y if told else None):
+                F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+            schedule.step()
+            if step % max(1, run.steps // 6) == 0:
+                curve.append((step, test_error(network, images)))
+                cuts = {name: one.cosine for name, one in monitor.read().items()}
+    return curve, cuts
+
+
+@torch.no_grad()
+def test_error(network: nn.Module, images: Images) -> float:
+    """Per cent of the test set."""
+    network.eval()
+    parts = zip(images.test_x.split(1000), images.test_y.split(1000), strict=True)
+    wrong = sum(int((network(x).argmax(1) != y).sum()) for x, y in parts)
+    network.train()
+    return 100 * wrong / len(images.test_y)
