@@ -140,18 +140,18 @@ def train(
             optimizer.step()
             spent += time.perf_counter() - start
             if step % max(1, steps // 30) == 0 or step == steps:
-                curve.append((step, test_error(model, data)))
+                curve.append((step, error_rate(model, data)))
             if step == steps - max(1, steps // 10):
                 monitor.read()  # what follows is measured
         return Outcome(curve[-1][1], 1000 * spent / steps, monitor.read(), curve)
 
 
 @torch.no_grad()
-def test_error(model: nn.Module, data: Images) -> float:
-    """Per cent of the test set; in eval mode no interface does anything."""
+def error_rate(model: nn.Module, data: Images, *, takes_labels: bool = True) -> float:
+    """Per cent of the test set; in eval mode no interface does anything, or looks at labels."""
     model.eval()
     wrong = [
-        (model(x, y).argmax(1) != y).sum()
+        ((model(x, y) if takes_labels else model(x)).argmax(1) != y).sum()
         for x, y in zip(data.test_x.split(1000), data.test_y.split(1000), strict=True)
     ]
     model.train()

@@ -18,7 +18,7 @@ from benchmarks.evidence.arms import ARMS, Arm
 from benchmarks.evidence.networks import NETWORKS
 from dni.diagnostics import Monitor
 from examples.data import Images, load
-from examples.training import environment
+from examples.training import environment, error_rate
 
 
 class Run(NamedTuple):
@@ -94,16 +94,6 @@ def train(
             optimizer.step()
             schedule.step()
             if step % max(1, run.steps // 6) == 0:
-                curve.append((step, test_error(network, images)))
+                curve.append((step, error_rate(network, images, takes_labels=False)))
                 cuts = {name: one.cosine for name, one in monitor.read().items()}
     return curve, cuts
-
-
-@torch.no_grad()
-def test_error(network: nn.Module, images: Images) -> float:
-    """Per cent of the test set."""
-    network.eval()
-    parts = zip(images.test_x.split(1000), images.test_y.split(1000), strict=True)
-    wrong = sum(int((network(x).argmax(1) != y).sum()) for x, y in parts)
-    network.train()
-    return 100 * wrong / len(images.test_y)

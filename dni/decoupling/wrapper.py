@@ -57,8 +57,8 @@ class DNI(nn.Module):
     is called, it is one more step. Gradients stay for it until the next forward pass.
 
     Args:
-        network: any network, wrapped and decoupled in place. Its methods and attributes are
-            can be called and read on the wrapper too; ``.network`` is the network.
+        network: any network, wrapped and decoupled in place. Its methods and attributes can
+            be called and read on the wrapper too; ``.network`` is the network itself.
         dni_network: a class of synthesizers, see :class:`DNINetwork`; left out,
             :class:`Conv2dDNI` for maps and :class:`LinearDNI` for all else.
         dni_params: arguments for it beside the three sizes.
@@ -91,6 +91,9 @@ class DNI(nn.Module):
         >>> bool((net[0].weight != before).any()), list(dni.interfaces_of(net.network))
         (True, ['0', '2'])
     """
+
+    _context_size: int = 0  # features of a context beside those of an activation
+    _classes: int | None = None  # of labels as context
 
     def __init__(
         self,
@@ -166,7 +169,7 @@ class DNI(nn.Module):
         states = {name: one.state_dict() for name, one in optimizers.items() if one is not None}
         kinds = {name: type(one).__name__ for name, one in optimizers.items() if one is not None}
         sizes = {"hidden_size": self._hidden_size, "context_size": self._context_size}
-        return states | sizes | {"kinds": kinds, "shapes": self._shapes}
+        return states | sizes | {"kinds": kinds, "shapes": dict(self._shapes)}
 
     def set_extra_state(self, state: Any) -> None:
         """Give the cuts the shapes of the weights to come; optimisers follow after those."""
@@ -199,9 +202,6 @@ class DNI(nn.Module):
 
     def __getitem__(self, index: Any) -> Any:
         return cast(Any, self.network)[index]
-
-    _context_size: int = 0  # features of a context beside those of an activation
-    _classes: int | None = None
 
     def _make(self, name: str, pairs: Pairs) -> nn.Module:
         """What stands behind a module that puts out these tensors."""

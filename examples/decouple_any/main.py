@@ -50,11 +50,8 @@ def digits(arguments: argparse.Namespace, generator: torch.Generator) -> Task:
         index = torch.randint(len(images.train_y), (arguments.batch,), generator=generator)
         return images.train_x[index], images.train_y[index]
 
-    @torch.no_grad()
     def score() -> float:
-        parts = zip(images.test_x.split(1000), images.test_y.split(1000), strict=True)
-        wrong = sum(int((network(x).argmax(1) != y).sum()) for x, y in parts)
-        return 100 * wrong / len(images.test_y)
+        return training.error_rate(network, images, takes_labels=False)
 
     return Task(images.name, network, "layer[123]", data.CLASSES, batch, score, "% test error")
 

@@ -79,7 +79,7 @@ def train(
                     predictions.add(window.start, monitor)
         spent += time.perf_counter() - start
         if step % max(1, steps // 10) == 0 or step == steps:
-            curve.append((step, test_error(model, data)))
+            curve.append((step, error_rate(model, data)))
     return training.Outcome(curve[-1][1], 1000 * spent / steps, predictions.means(), curve)
 
 
@@ -97,7 +97,7 @@ def batches(
 
 
 @torch.no_grad()
-def test_error(model: Network, data: Images) -> float:
+def error_rate(model: Network, data: Images) -> float:
     """Per cent of the test set."""
     wrong = [
         (model(x[:, 0]).argmax(1) != y).sum()

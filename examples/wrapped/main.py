@@ -94,13 +94,8 @@ def classify(arguments: argparse.Namespace) -> Outcome:
         with dni.synthesizer_context(y if arguments.context else None):
             loss = F.cross_entropy(net(x), y)
         loss.backward()
-    net.eval()
-    with torch.no_grad():
-        wrong = sum(
-            int((net(x).argmax(1) != y).sum())
-            for x, y in zip(images.test_x.split(1000), images.test_y.split(1000), strict=True)
-        )
-    return Outcome(round(100 * wrong / len(images.test_y), 2), f"test error in % on {images.name}")
+    error = training.error_rate(net, images, takes_labels=False)
+    return Outcome(round(error, 2), f"test error in % on {images.name}")
 
 
 def copy(arguments: argparse.Namespace) -> Outcome:
