@@ -126,7 +126,7 @@ def test_the_evidence_runs_goes_on_and_prints_a_table(monkeypatch, tmp_path, cap
     monkeypatch.setattr(sys, "argv", ["evidence", *flags, "--arms", "cDNI", "local loss"])
     evidence.main()
     first = capsys.readouterr().out
-    assert first.splitlines()[0].split()[-2:] == ["fc3", "cnn2"]
+    assert first.splitlines()[1].split()[-2:] == ["fc3", "cnn2"]
     assert "not run" not in first
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(files) == 4
@@ -135,9 +135,11 @@ def test_the_evidence_runs_goes_on_and_prints_a_table(monkeypatch, tmp_path, cap
     evidence.main()  # nothing is missing
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
     assert capsys.readouterr().out == first
-    monkeypatch.setattr(sys, "argv", ["evidence", *flags, "--arms", "DNI", "--table"])
+    flags += ["--arms", "cDNI", "DNI", "--table", "--picture", str(tmp_path / "curves.png")]
+    monkeypatch.setattr(sys, "argv", ["evidence", *flags])
     evidence.main()
-    assert "not run" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("not run") == 2
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_arm_decouples_every_network():
@@ -150,3 +152,25 @@ def test_every_arm_decouples_every_network():
             cuts = dni.interfaces_of(network)
             parts = sum(isinstance(part, torch.nn.Sequential) for part in network)
             assert len(cuts) == (0 if arm.learn == "backprop" else parts)
+
+
+def test_the_limit_of_prediction_is_measured(monkeypatch, tmp_path, capsys):
+    limit = importlib.import_module("benchmarks.evidence.limit")
+    path = tmp_path / "limit.json"
+    monkeypatch.setattr(limit, "EPOCHS", 1)
+    monkeypatch.setattr(sys, "argv", ["limit", "--at", "3", "--json", str(path)])
+    limit.main()
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["cut"] for row in rows] == [1, 2, 3]
+    assert rows[2]["labels"] > rows[2]["alone"] >= 0
+
+
+def test_what_is_known_of_a_gradient_is_explained():
+    limit = importlib.import_module("benchmarks.evidence.limit")
+    h, y = torch.randn(6000, 4), torch.arange(6000) % 10
+    of_h = torch.tanh(h @ torch.randn(4, 4))
+    table = torch.randn(10, 4)
+    of_y = (table - table.mean(0))[y]
+    assert limit.explained(h, of_h, y, labels=False) > 0.9
+    assert limit.explained(h, of_y, y, labels=True) > 0.95
+    assert limit.explained(h, of_y, y, labels=False) < 0.05

@@ -33,8 +33,12 @@ class Run(NamedTuple):
 
     def file(self, folder: Path) -> Path:
         """Where its outcome is."""
-        name = f"{self.network} {self.arm} {self.steps} {self.seed}.json"
+        name = f"{_kind(self.data)} {self.network} {self.arm} {self.steps} {self.seed}.json"
         return folder / name.replace(" ", "-")
+
+
+def _kind(data: str | None) -> str:
+    return "digits" if data in (None, "digits") else "mnist"
 
 
 def run_all(runs: list[Run], folder: Path, processes: int) -> None:
@@ -59,9 +63,8 @@ def outcome(run: Run) -> dict[str, object]:
     start = time.perf_counter()
     curve, cuts = train(network, arm, images, run)
     return {
-        "run": run._asdict(),
+        "run": run._asdict() | {"data": _kind(run.data)},
         "arm": vars(arm),
-        "data": images.name,
         "error": curve[-1][1],
         "curve": curve,
         "cosines": cuts,
