@@ -76,7 +76,7 @@ ARMS = {
         Arm("no backprop", "nothing"),
         Arm("raw DNI", raw=True, plain=True),
         Arm("raw cDNI", raw=True, plain=True, labels=True),
-        Arm("DNI", lr=3e-5, synthesizer_lr=3e-3),
+        Arm("DNI", lr=2e-5, synthesizer_lr=3e-3),
         Arm("cDNI", labels=True),
         Arm("local loss", "local"),
         Arm("mix 0.1", mix=0.1),
