@@ -188,6 +188,18 @@ def test_centred_messages_have_no_mean_over_the_batch(shape):
     torch.testing.assert_close(message.mean(-2), torch.zeros(*shape[:-2], 6), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("shape", "over"), [((3, 5, 6), (0, 1)), ((2, 6, 3, 4), (0, 2, 3))])
+def test_rows_may_lie_in_several_dimensions(shape, over):
+    class Itself(torch.nn.Module):
+        def forward(self, trigger, context):
+            return trigger
+
+    made, trigger = dni.Centered(Itself(), over), torch.randn(shape)
+    torch.testing.assert_close(made(trigger).mean(over), torch.zeros(6), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match=f"expected a message of {len(shape)} dimensions"):
+        made(trigger[0])
+
+
 def test_a_batch_of_one_is_left_as_it_is():
     inner, trigger = cases.synthesizer(6), torch.randn(1, 1, 6)
     assert torch.equal(dni.Centered(inner)(trigger), inner(trigger))

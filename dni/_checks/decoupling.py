@@ -150,7 +150,7 @@ def decoupled_alike(differ: Mapping[str, Any], other: bool, name: str, who: str)
         raise ValueError(
             f"{who}: {name!r} is decoupled already; expected the same again, which changes "
             f"nothing, got other arguments: it has {had or 'another synthesizer'}. Set it on "
-            f"dni.interfaces_of(model)[{name!r}], or dni.strip(model) first."
+            "its interface in dni.interfaces_of(model), or dni.strip(model) first."
         )
 
 
@@ -215,15 +215,15 @@ def shaped_before_measuring(waiting: Sequence[str]) -> None:
 def shaped_before_use(cause: Exception) -> NoReturn:
     raise ValueError(
         "dni.decouple: expected parameters with a shape, got the place of a synthesizer that waits "
-        "for its first batch (or that no batch reaches). Pass sample= to dni.decouple, or look at "
-        "dni.base_parameters(model)."
+        "for its first batch (or that no batch reaches). Pass sample= to dni.decouple, run a "
+        "batch first, or look at dni.base_parameters(model)."
     ) from cause
 
 
 def optimizer_knows_synthesizers() -> None:
     warnings.warn(
-        "dni.decouple: synthesizers have gradients, but no optimizer that steps knows them; what "
-        "is below their cuts learns nothing. Make the optimizer after dni.decouple, or add "
-        "dni.synthesizer_parameters(model) to it.",
+        "dni.decouple: synthesizers have gradients, but none of the last hundred steps of any "
+        "optimizer was theirs; what is below their cuts learns nothing. Make the optimizer after "
+        "dni.decouple, or add dni.synthesizer_parameters(model) to it.",
         stacklevel=4,
     )

@@ -134,6 +134,15 @@ def context_shape(leading: torch.Size, width: int, got: Tensor, classes: bool, w
         )
 
 
+def rows_in(message: Tensor, over: tuple[int, ...], who: str) -> None:
+    if over != (-2,) and message.dim() != len(over) + 1:
+        raise ValueError(
+            f"{who}: rows lie in all dimensions but that of the features; expected a message of "
+            f"{len(over) + 1} dimensions for over={over}, got shape {shape(message)}. Build it "
+            "with another over."
+        )
+
+
 def known_layout(output: Any, who: str) -> None:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         got = output.dtype if isinstance(output, Tensor) else kind(output)

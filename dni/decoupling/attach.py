@@ -74,7 +74,8 @@ def decouple(
             state. Left out, the first training batch shows them, and an optimiser that was
             made in between takes the new parameters in before its next step. Whatever looks at
             parameters earlier needs a sample: DDP, FSDP, a monitor, a checkpoint with
-            synthesizers, an averaged copy, a GradScaler, ``torch.compile``.
+            synthesizers, an averaged copy, a GradScaler, ``torch.compile``, an optimiser that
+            does not step after the first backward pass.
         context_dim, context_classes: the context that :func:`synthesizer_for` builds for; not
             beside ``synthesizer``.
         mix, factor, normalize, nonfinite: see :class:`BackwardInterface`.
@@ -103,14 +104,17 @@ def decouple(
     options = _options(mix, factor, normalize, nonfinite, who)
     contexts = _contexts(context_dim, context_classes, who)
     places = select(model, at, who)
-    _checks.synthesizer_source(synthesizer, contexts, list(places.modules), model, who)
     for name, module in places.modules.items():
         _same(name, module, synthesizer, options, who)
     outputs = _unseen(places, who) if sample is None else dry_run(model, places, sample, who)
+    _checks.synthesizer_source(synthesizer, contexts, outputs, model, who)
     build = _builder(synthesizer, contexts)
     attached: dict[str, nn.Module] = {}
     for name, output in outputs.items():
-        if behind(places.modules[name]) is not None:
+        there = behind(places.modules[name])
+        if isinstance(there, Unshaped) and sample is not None:
+            setattr(places.modules[name], ATTRIBUTE, there.shape(output))
+        if there is not None:
             continue
         make = partial(interfaces_for, build=build, name=name, options=options)
         if isinstance(synthesizer, nn.Module):
@@ -168,8 +172,7 @@ def _cut(module: nn.Module, arguments: Any, output: Any) -> Any:
 
 def _unseen(places: Places, who: str) -> dict[str, None]:
     """The names of all places, but for the leaf that was registered last."""
-    head = [name for name in places.modules if name in places.leaves][-1:]
-    names = [name for name in places.modules if name not in head]
+    names = [name for name in places.modules if name != places.last]
     _checks.found_some(bool(names), "leaves before the last", places.modules, who)
     return dict.fromkeys(names)
 

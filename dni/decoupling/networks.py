@@ -20,7 +20,8 @@ class DNINetwork(nn.Module):
 
     Features are in the last dimension of ``input`` and ``output``, also for the maps of a
     convolution, which come as ``(N, H, W, C)``; where ``maps`` is true they come as
-    ``(N, C, H, W)``.
+    ``(N, C, H, W)``. A call of the wrapper starts a new forward pass, in which ``hidden`` is
+    ``None`` at first; calling its methods does not.
 
     Args:
         input_size: features of the input: those of the activation, and under :class:`CDNI`

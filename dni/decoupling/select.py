@@ -25,6 +25,8 @@ class Places(NamedTuple):
     """Those that were asked for by their own name."""
     leaves: set[str]
     """Those that were asked for as leaves only."""
+    last: str | None
+    """The leaf among them that was registered last: the head, where nothing shows it."""
 
 
 def select(model: nn.Module, at: At, who: str) -> Places:
@@ -35,18 +37,23 @@ def select(model: nn.Module, at: At, who: str) -> Places:
     for one in _checks.places(at, who):
         for module in _meant(one, known, who):
             wanted.setdefault(module, []).append(one)
-    places = Places({}, set(), set())
+    asked: dict[str, list[One]] = {}
+    places = Places({}, set(), set(), None)
     seen: set[nn.Module] = set()
     for first, module in known.items():
         if module in wanted and module not in seen:
             seen.add(module)
             name, end = end_of(first, module, who)
             places.modules[name] = end
-            if any(isinstance(one, str) and one in known for one in wanted[module]):
-                places.named.add(name)
-            elif wanted[module] == ["leaves"]:
-                places.leaves.add(name)
-    return places
+            asked.setdefault(name, []).extend(wanted[module])
+    for name, ones in asked.items():
+        if all(one == "leaves" for one in ones):
+            places.leaves.add(name)
+        elif any(isinstance(one, str) and one in known for one in ones):
+            places.named.add(name)
+    last = leaves(known)[-1:]
+    ends = {name for name in places.leaves if places.modules[name] in last}
+    return places._replace(last=next(iter(ends), None))
 
 
 def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

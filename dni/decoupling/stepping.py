@@ -33,6 +33,8 @@ class StepInBackward:
         self.keep = keep
         self._groups: dict[Tensor, int] = {}  # the numbers of the hooked parameters' groups
         self._used: set[Tensor] = set()
+        self._incoming: dict[Tensor, Tensor] = {}
+        self.on = True
 
     def arm(self, only: Iterable[Tensor]) -> None:
         """Hook those of the optimiser's parameters that are in ``only`` and not hooked yet."""
@@ -42,18 +44,22 @@ class StepInBackward:
                 hooked = parameter in self._groups or not parameter.requires_grad
                 if parameter in wanted and not hooked:
                     me = weakref.ref(self)
-                    parameter.register_hook(partial(_drop, me, weakref.ref(parameter)))
+                    parameter.register_hook(partial(_arrive, me, weakref.ref(parameter)))
                     parameter.register_post_accumulate_grad_hook(partial(_step, me))
                     self._groups[parameter] = number
 
-    def drop(self, parameter: Tensor) -> None:
-        """Forget a gradient that was stepped with."""
+    def arrive(self, parameter: Tensor, gradient: Tensor) -> None:
+        """Note what is about to be added to a gradient that was stepped with."""
         if parameter in self._used:
-            self._used.remove(parameter)
-            parameter.grad = None
+            self._incoming[parameter] = gradient
 
     def step(self, parameter: Tensor) -> None:
         """One step, as if there were no other parameter."""
+        incoming = self._incoming.pop(parameter, None)
+        if incoming is not None:
+            parameter.grad = incoming.clone()
+        if not self.on:
+            return
         groups = self.optimizer.param_groups
         group = groups[self._groups[parameter]]
         self.optimizer.param_groups = [group | {"params": [parameter]}]
@@ -68,21 +74,21 @@ class StepInBackward:
 
     def __getstate__(self) -> dict[str, Any]:
         """Hooks are not copied with their parameters: a copy hooks its own."""
-        return self.__dict__ | {"_groups": {}, "_used": set()}
+        return self.__dict__ | {"_groups": {}, "_used": set(), "_incoming": {}}
 
 
 Weak = weakref.ref[StepInBackward]  # a parameter does not keep its optimiser
 
 
-def _drop(stepper: Weak, parameter: weakref.ref[Tensor], gradient: Tensor) -> None:
-    """A hook before the gradient is accumulated."""
+def _arrive(stepper: Weak, parameter: weakref.ref[Tensor], gradient: Tensor) -> None:
+    """A hook before the gradient is accumulated, or handed to ``torch.autograd.grad``."""
     alive, mine = stepper(), parameter()
     if alive is not None and mine is not None:
-        alive.drop(mine)
+        alive.arrive(mine, gradient)
 
 
 def _step(stepper: Weak, parameter: Tensor) -> None:
-    """A hook after it."""
+    """A hook after it is accumulated."""
     alive = stepper()
     if alive is not None:
         alive.step(parameter)

@@ -54,7 +54,7 @@ class DNI(nn.Module):
     .. math:: \lambda \cdot g + (1 - \lambda) \cdot s .
 
     The loop that was there stays. Its own ``optimizer.step()`` is no longer needed; where it
-    is called, it is one more step. Gradients stay for it until the next forward pass.
+    is called, it is one more step. Gradients stay for it until the next backward pass.
 
     Args:
         network: any network, wrapped and decoupled in place. Its methods and attributes can
@@ -78,10 +78,10 @@ class DNI(nn.Module):
     A resumed run builds the same wrapper and loads its ``state_dict``, which holds optimisers
     and shapes.
 
-    Each backward pass is a step. So there is no accumulation over batches and no clipping, a
-    GradScaler's factor would stay in the steps, DDP is refused, and a graph that is
-    backpropagated twice finds other weights than it was made with (PyTorch says *modified by an
-    inplace operation*). Use :func:`decouple` and an optimiser for these.
+    In training mode each backward pass is a step. So there is no accumulation over batches and
+    no clipping, a GradScaler's factor would stay in the steps, DDP is refused, and a graph that
+    is backpropagated twice finds other weights than it was made with (PyTorch says *modified by
+    an inplace operation*). Use :func:`decouple` and an optimiser for these.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -163,13 +163,23 @@ class DNI(nn.Module):
         self._arm()
         return self.network(*args, **kwargs)
 
+    def train(self, mode: bool = True) -> DNI:
+        """In evaluation mode a backward pass is no step."""
+        super().train(mode)
+        for stepper in (self._base, self._synthesizers):
+            if stepper is not None:
+                stepper.on = mode
+        return self
+
     def get_extra_state(self) -> dict[str, Any]:
         """Optimisers and shapes, for ``state_dict``."""
-        optimizers = {"optim": self.optim, "grad_optim": self.grad_optim}
+        here = {name: behind(self.network.get_submodule(name)) for name in self._shapes}
+        shapes = {name: self._shapes[name] for name, one in here.items() if one is not None}
+        optimizers = {"optim": self.optim, "grad_optim": self.grad_optim if shapes else None}
         states = {name: one.state_dict() for name, one in optimizers.items() if one is not None}
         kinds = {name: type(one).__name__ for name, one in optimizers.items() if one is not None}
         sizes = {"hidden_size": self._hidden_size, "context_size": self._context_size}
-        return states | sizes | {"kinds": kinds, "shapes": dict(self._shapes)}
+        return states | sizes | {"kinds": kinds, "shapes": shapes}
 
     def set_extra_state(self, state: Any) -> None:
         """Give the cuts the shapes of the weights to come; optimisers follow after those."""
@@ -183,13 +193,13 @@ class DNI(nn.Module):
             size = self._context_size or self._classes
             _checks.same_run("a context of", size, state["context_size"], who)
         self._context_size = state["context_size"]
+        like = next(self.network.parameters()).detach().flatten()[0]
         for name, pairs in state["shapes"].items():
             module = self.network.get_submodule(name)
-            waiting = behind(module)
-            if isinstance(waiting, Unshaped):
+            if isinstance(behind(module), Unshaped):
                 with same_random_state(()):
-                    made = self._make(name, [(tuple(at), torch.empty(s)) for at, s in pairs])
-                setattr(module, ATTRIBUTE, made.to(next(self.network.parameters()).device))
+                    made = self._make(name, [(tuple(at), like.expand(size)) for at, size in pairs])
+                setattr(module, ATTRIBUTE, made)
         self._saved = copy.deepcopy(state)
 
     def __getattr__(self, name: str) -> Any:
@@ -274,9 +284,10 @@ def _options(λ: float) -> dict[str, Any]:
 
 
 def _load_optimizers(wrapper: DNI, incompatible: Any) -> None:
-    """A hook after all weights are loaded: an error on the way has changed no optimiser."""
+    """A hook after all weights are loaded; where some were not, no optimiser is."""
     saved, wrapper._saved = wrapper._saved, None
-    if saved is not None:
+    complete = not incompatible.missing_keys and not incompatible.unexpected_keys
+    if saved is not None and complete:
         wrapper.optim.load_state_dict(saved["optim"])
         if wrapper.grad_optim is not None and "grad_optim" in saved:
             wrapper.grad_optim.load_state_dict(saved["grad_optim"])

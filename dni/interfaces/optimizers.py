@@ -15,6 +15,7 @@ is there only as long as something is waiting for it.
 
 from __future__ import annotations
 
+import copy
 import weakref
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from dni import _checks
 
-PATIENCE = 10  # steps of other optimisers before one is missed
+PATIENCE = 100  # steps of other optimisers before one is missed
 
 
 class Placeholder(nn.UninitializedParameter):
@@ -41,6 +42,19 @@ class Placeholder(nn.UninitializedParameter):
         except ValueError as error:
             _checks.shaped_before_use(error)
 
+    def requires_grad_(self, requires_grad: bool = True) -> Placeholder:
+        """Frozen or thawed, as what it becomes will be."""
+        self.requires_grad = requires_grad
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Placeholder:
+        if id(self) not in memo:
+            memo[id(self)] = _rebuilt(self.requires_grad, copy.deepcopy(self.becomes, memo))
+        return memo[id(self)]  # type: ignore[no-any-return]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuilt, (self.requires_grad, self.becomes)
+
     def become(self, parameters: list[nn.Parameter]) -> None:
         """From the next step on."""
         self.becomes = parameters
@@ -48,36 +62,46 @@ class Placeholder(nn.UninitializedParameter):
         _look()
 
 
+def _rebuilt(requires_grad: bool, becomes: list[nn.Parameter] | None) -> Placeholder:
+    """A copy, that an optimiser copied along with it exchanges too."""
+    placeholder = Placeholder(requires_grad=requires_grad)
+    if becomes is not None:
+        placeholder.become(becomes)
+    return placeholder
+
+
 def watch(made: nn.Module) -> None:
     """Warn where synthesizers in ``made`` have gradients, and no optimiser that steps."""
-    learning = next((one for one in made.parameters() if one.requires_grad), None)
-    if learning is not None:
+    learning = [one for one in made.parameters() if one.requires_grad]
+    if learning:
         _watched.append(_Watched(learning))
         _look()
 
 
 class _Watched:
-    """A synthesizer's parameter, until an optimiser that steps is seen to know it."""
+    """A synthesizer's parameters, until an optimiser that steps is seen to know one."""
 
-    def __init__(self, parameter: nn.Parameter) -> None:
-        self.parameter = weakref.ref(parameter)
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = [weakref.ref(one) for one in parameters]
+        self.versions = [one._version for one in parameters]
         self.fresh = False  # a gradient since the last step
         self.steps = 0  # of other optimisers, each after a fresh gradient
-        me = weakref.ref(self)
-        hook = partial(_has_gradient, me)
-        self.handle = parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+        hook = partial(_has_gradient, weakref.ref(self))
+        self.handles = [one.register_post_accumulate_grad_hook(hook) for one in parameters]  # type: ignore[no-untyped-call]
 
     def missed(self, known: set[int]) -> bool:
-        """Whether an optimiser that knows ``known`` passes over it."""
-        parameter = self.parameter()
-        if parameter is None or id(parameter) in known:
+        """Whether an optimiser that knows ``known`` passes over them, and nobody else steps."""
+        there = [one() for one in self.parameters]
+        versions = [-1 if one is None else one._version for one in there]
+        if versions != self.versions or any(id(one) in known for one in there):
             return False
         self.steps += self.fresh
         self.fresh = False
         return True
 
     def __del__(self) -> None:
-        self.handle.remove()
+        for handle in self.handles:
+            handle.remove()
 
 
 def _has_gradient(watched: weakref.ref[_Watched], parameter: Tensor) -> None:
@@ -100,7 +124,15 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
     """Placeholders out, parameters in; who is still missed?"""
     for group in optimizer.param_groups:
         if any(isinstance(parameter, Placeholder) for parameter in group["params"]):
-            group["params"] = [new for old in group["params"] for new in _instead_of(old)]
+            lists = [_instead_of(parameter) for parameter in group["params"]]
+            if "param_names" in group:
+                named = zip(group["param_names"], lists, strict=True)
+                group["param_names"] = [
+                    name if len(new) == 1 else f"{name}.{number}"
+                    for name, new in named
+                    for number in range(len(new))
+                ]
+            group["params"] = [parameter for new in lists for parameter in new]
     _waiting[:] = [one for one in _waiting if one() is not None]
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missed = [one for one in _watched if one.missed(known)]

@@ -44,6 +44,8 @@ class Unshaped(nn.Module):
         with same_random_state(tensor for _, tensor in pairs):
             made = self.make(pairs)
         made.train(self.training)
+        if not self.placeholder.requires_grad:  # frozen while it waited
+            made.requires_grad_(False)
         self.placeholder.become(list(made.parameters()))
         watch(made)
         return made

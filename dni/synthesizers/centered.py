@@ -45,6 +45,7 @@ class Centered(nn.Module):
         """The synthetic message for ``trigger``."""
         message: Tensor = self.synthesizer(trigger, context)
         _checks.is_tensor(message, self.synthesizer, type(self).__name__)
+        _checks.rows_in(message, self.over, type(self).__name__)
         if message.dim() < 2 or all(message.shape[dim] == 1 for dim in self.over):
             return message
         return message - message.mean(self.over, keepdim=True)

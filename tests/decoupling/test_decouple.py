@@ -294,6 +294,49 @@ def test_a_dry_run_gives_no_shape_to_cuts_that_wait():
     assert list(dni.interfaces_of(model)) == ["5"]
 
 
+@pytest.mark.parametrize("lazy", [False, True], ids=["sample", "lazy"])
+@pytest.mark.parametrize(
+    ("at", "cuts"),
+    [(["leaves", "4"], ["0", "2", "4"]), (["leaves", nn.Linear], ["0", "2", "4"])],
+)
+def test_what_is_asked_for_twice_is_not_left_out(at, cuts, lazy):
+    model = nn.Sequential(
+        *(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    )
+    dni.decouple(model, at, sample=None if lazy else images(4), mix=1.0)
+    loss_of(model, images(4)).backward()
+    assert list(dni.interfaces_of(model)) == cuts
+
+
+def test_a_container_that_is_asked_for_is_not_a_leaf():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+            self.head = nn.Sequential(nn.ReLU(), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    for sample in (None, images(4)):
+        model = dni.decouple(Net(), ["leaves", "head"], mix=1.0, sample=sample)
+        loss_of(model, images(4)).backward()
+        assert list(dni.interfaces_of(model)) == ["body.0", "head.1"]
+
+
+def test_an_instance_may_serve_the_only_leaf():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    mine = dni.BasicSynthesizer(8)
+    dni.decouple(model, "leaves", mine, sample=images(4))
+    assert dni.interfaces_of(model)["0"].synthesizer is mine
+
+
+def test_a_sample_gives_a_waiting_cut_its_shape():
+    model = dni.decouple(mlp(), "2")
+    dni.decouple(model, "2", sample=images(4))
+    assert list(dni.interfaces_of(model)) == ["2"]
+
+
 class TestAnOptimiserThatIsTooOld:
     def steps(self, model, optimizer, count):
         for _ in range(count):
@@ -307,18 +350,19 @@ class TestAnOptimiserThatIsTooOld:
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         dni.decouple(model, "2", sample=None if lazy else images(4))
         with pytest.warns(UserWarning, match="Make the optimizer after dni.decouple"):
-            self.steps(model, optimizer, 12)
+            self.steps(model, optimizer, 102)
         gc.collect()  # models of other tests are missed too
-        self.steps(model, optimizer, 12)  # once is enough
+        self.steps(model, optimizer, 102)  # once is enough
         assert optimizers._hook == []
 
     def test_is_not_missed_where_another_one_steps(self):
         model = dni.decouple(mlp(), "2", sample=images(4))
         base = torch.optim.SGD(dni.base_parameters(model), 0.1)
         extra = torch.optim.SGD(dni.synthesizer_parameters(model), 0.1)
-        for _ in range(20):
+        for step in range(120):
             self.steps(model, base, 1)
-            extra.step()
+            if step % 20 == 0:
+                extra.step()
 
 
 class TestWithoutASample:
@@ -354,6 +398,34 @@ class TestWithoutASample:
         expected = plain(x)
         torch.manual_seed(5)
         assert torch.equal(model(x), expected)
+
+    @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    def test_a_copied_optimiser_trains_the_copied_synthesizers(self, duplicate):
+        model = dni.decouple(mlp(), "2")
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        loss_of(model, images(4)).backward()  # shaped, but not exchanged yet
+        model, optimizer = duplicate((model, optimizer))
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model, images(4)).backward()
+            optimizer.step()
+        assert all(parameter.any() for parameter in dni.synthesizer_parameters(model))
+
+    def test_frozen_while_they_wait_synthesizers_stay_frozen(self):
+        model = dni.decouple(mlp(), "2")
+        model.requires_grad_(False)
+        model[0].requires_grad_(True)
+        loss_of(model, images(4)).backward()
+        assert not any(parameter.requires_grad for parameter in dni.synthesizer_parameters(model))
+
+    def test_names_follow_the_parameters(self):
+        model = dni.decouple(mlp(), "2")
+        optimizer = torch.optim.SGD(model.named_parameters(), 0.1)
+        loss_of(model, images(4)).backward()
+        optimizer.step()
+        (group,) = optimizer.param_groups
+        assert len(group["param_names"]) == len(group["params"]) == len(list(model.parameters()))
+        assert group["param_names"][-1] == "6.bias"
 
     def test_eval_asks_for_no_shape(self):
         model = dni.decouple(mlp(), "2").eval()

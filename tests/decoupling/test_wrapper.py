@@ -237,6 +237,45 @@ def test_a_method_of_the_network_trains_it_too():
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
+def test_looking_at_a_gradient_is_no_step_and_takes_none_away():
+    net, x = dni.DNI(nn.Linear(4, 3)), images(4)
+    train(net, x, 1)
+    weight, kept = net.network.weight, net.network.weight.grad.clone()
+    before = weight.detach().clone()
+    torch.autograd.grad(loss_of(net, x), [weight])
+    assert torch.equal(weight.grad, kept)
+    net.eval()
+    loss_of(net, x).backward()  # a saliency map, say
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_checkpoint_of_another_dtype_than_float32(dtype):
+    x = images(4).to(dtype)
+    net, again = (dni.DNI(nn.Linear(4, 3).to(dtype)) for _ in range(2))
+    train(net, x, 2)
+    again.load_state_dict(net.state_dict())
+    assert {parameter.dtype for parameter in again.parameters()} == {dtype}
+    train(again, x, 1)
+
+
+def test_an_incomplete_checkpoint_loads_no_optimiser():
+    net, again = (dni.DNI(nn.Linear(4, 3)) for _ in range(2))
+    train(net, images(4), 2)
+    state = net.state_dict()
+    del state["network.weight"]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        again.load_state_dict(state)
+    assert not again.optim.state
+
+
+def test_a_checkpoint_of_a_stripped_wrapper_has_no_cuts():
+    net = dni.strip(_trained(dni.DNI(mlp())))
+    again = dni.strip(dni.DNI(mlp()))
+    again.load_state_dict(net.state_dict())
+    assert all(map(torch.equal, again.network.parameters(), net.network.parameters()))
+
+
 def test_in_evaluation_nothing_steps():
     net, x = dni.DNI(mlp()), images(4)
     net.eval()
