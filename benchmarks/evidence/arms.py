@@ -78,6 +78,7 @@ ARMS = {
         Arm("raw cDNI", raw=True, plain=True, labels=True),
         Arm("DNI", lr=2e-5, synthesizer_lr=3e-3),
         Arm("cDNI", labels=True),
+        Arm("uncentred cDNI", labels=True, plain=True),
         Arm("local loss", "local"),
         Arm("mix 0.1", mix=0.1),
         Arm("mix 0.5", mix=0.5),

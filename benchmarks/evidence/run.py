@@ -49,7 +49,7 @@ def run_all(runs: list[Run], folder: Path, processes: int) -> None:
         started = {pool.submit(outcome, run): run for run in missing}
         for future in tqdm(as_completed(started), total=len(missing), disable=None):
             partial = started[future].file(folder).with_suffix(".partial")
-            partial.write_text(json.dumps(future.result(), indent=2) + "\n")
+            partial.write_text(json.dumps(future.result()) + "\n")
             partial.replace(started[future].file(folder))
 
 
