@@ -2,12 +2,12 @@ r"""How much of a gradient can be predicted at all, from an activation alone or 
 
 A synthesizer that learns on line chases a network that moves. Here the network stands still:
 it is trained by backpropagation for a while and frozen; the gradients at each cut are collected
-over the training set; and a synthesizer is fitted to five sixths of them until it learns no
-more. What it explains of the others, which it has never seen,
+over the training set; and a synthesizer is fitted to five sixths of them for some epochs. What it
+explains of the others, which it has never seen, in its best epoch,
 
 .. math:: R^2 = 1 - \frac{\sum \lVert s - g \rVert^2}{\sum \lVert g \rVert^2},
 
-bounds what any synthesizer of this kind can know at that time. With cross-entropy the best
+estimates what a synthesizer of this kind can know of *that* network. With cross-entropy the best
 prediction from :math:`h` alone is :math:`W^T (p - q(y | h))`, :math:`p` being the network's
 output and :math:`q` the true posterior: as the network becomes calibrated, nothing is left.
 """

@@ -139,11 +139,6 @@ def name_is_free(taken: bool, name: str, who: str) -> None:
         )
 
 
-def yes_or_no(value: Any, name: str, who: str) -> None:
-    if value is not None and not isinstance(value, bool):
-        raise TypeError(f"{who}: expected {name} to be True, False or left out, got {value!r}.")
-
-
 def decoupled_alike(differ: Mapping[str, Any], other: bool, name: str, who: str) -> None:
     if other or differ:
         had = " and ".join(f"{key}={value}" for key, value in differ.items())

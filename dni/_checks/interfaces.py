@@ -23,6 +23,11 @@ def is_synthesizer(synthesizer: Any, who: str) -> None:
         )
 
 
+def yes_or_no(value: Any, name: str, who: str) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{who}: expected {name} to be True, False or left out, got {value!r}.")
+
+
 def normalize(value: bool | None, synthesizer: nn.Module, who: str) -> bool:
     own_scale = bool(getattr(synthesizer, "own_scale", False))
     if own_scale and value:
@@ -30,8 +35,7 @@ def normalize(value: bool | None, synthesizer: nn.Module, who: str) -> bool:
             f"{who}: the messages of {type(synthesizer).__name__} have a scale of their own; "
             "expected normalize=False, got normalize=True. Leave it out."
         )
-    if value is not None and not isinstance(value, bool):
-        raise TypeError(f"{who}: expected normalize to be True, False or left out, got {value!r}.")
+    yes_or_no(value, "normalize", who)
     return not own_scale if value is None else value
 
 

@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -359,10 +360,14 @@ class TestAnOptimiserThatIsTooOld:
         model = dni.decouple(mlp(), "2", sample=images(4))
         base = torch.optim.SGD(dni.base_parameters(model), 0.1)
         extra = torch.optim.SGD(dni.synthesizer_parameters(model), 0.1)
-        for step in range(120):
-            self.steps(model, base, 1)
-            if step % 20 == 0:
-                extra.step()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for step in range(120):
+                self.steps(model, base, 1)
+                if step % 20 == 19:
+                    extra.step()
+        assert said == []
+        assert all(parameter.any() for parameter in dni.synthesizer_parameters(model))
 
 
 class TestWithoutASample:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni
+from dni.decoupling.remembering import as_features
 from tests.decoupling.networks import CASES, Named, Recurrent, images, loss_of, mlp
 
 LABELS = torch.arange(6) % 3
@@ -423,6 +424,13 @@ class TestContext:
         net, x = dni.CDNI(build(), classes=7), inputs()
         with dni.synthesizer_context(x):
             train(net, x)
+        for interface in dni.interfaces_of(net).values():
+            made = interface.synthesizer.network
+            assert made.input_size == made.output_size + 7
+        told = F.one_hot(x, 7).float()
+        assert torch.equal(as_features(x, 7, torch.zeros(3, 5, 8)), told)
+        shared = as_features(x, 7, torch.zeros(5, 8))  # learnt positions: the same for all rows
+        torch.testing.assert_close(shared, told.mean(0))
 
     def test_labels_teach_what_the_activation_does_not_say(self):
         """The gradient of cross-entropy at scores of zero: known with labels, not without."""
