@@ -65,7 +65,8 @@ class Monitor:
     def __init__(self, model: nn.Module) -> None:
         interfaces = interfaces_of(model)
         waiting = [module.name for module in model.modules() if isinstance(module, Unshaped)]
-        _checks.shaped_before_measuring([] if interfaces else waiting)
+        who = "dni.diagnostics.Monitor"
+        _checks.shaped_before_watching([] if interfaces else waiting, who)
         self._objectives = {name: module.objective for name, module in interfaces.items()}
         _checks.monitored_once(any(one.record is not None for one in self._objectives.values()))
         for name, objective in self._objectives.items():

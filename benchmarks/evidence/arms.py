@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,10 +17,13 @@ from examples.data import CLASSES
 
 @dataclass(frozen=True)
 class Arm:
-    """How the parts below the cuts learn; rates are those of Adam.
+    """How the parts below the cuts learn.
 
-    ``lr`` is the network's rate, ``synthesizer_lr`` that of its synthesizers or local heads,
-    ``decay`` brings both down to zero in a straight line.
+    ``lr`` is Adam's rate for the network, ``synthesizer_lr`` that for its synthesizers or local
+    heads; ``decay`` brings the network's down to zero in a straight line. ``replay`` is the number
+    of regression steps on messages that came before, of the last ``keep``. For ``observe`` steps
+    the real gradient passes on. ``average`` is the decay of an applied mean of the synthesizer.
+    ``hidden`` holds for vectors; maps get what :func:`dni.synthesizer_for` gives.
     """
 
     name: str
@@ -28,14 +34,21 @@ class Arm:
     lr: float = 1e-3
     synthesizer_lr: float = 1e-3
     decay: bool = False
+    replay: int = 0
+    keep: int = 100
+    own_steps: bool = False
+    observe: int = 0
+    average: float = 0.0
     plain: bool = False  # as older libraries build a synthesizer: not centred
     hidden: int = 1024
+    n_hidden: int = 1
 
     def decouple(self, network: nn.Module, at: str, sample: Tensor) -> None:
         """Put what this arm needs behind the modules ``at``."""
         if self.learn == "backprop":
             return
-        options = {"mix": self.mix, "normalize": False if self.raw else None}
+        mix = 1.0 if self.observe else self.mix
+        options = {"mix": mix, "normalize": False if self.raw else None}
         dni.decouple(network, at, self.builder(), sample=sample, **options)
 
     def builder(self) -> Callable[[Tensor], nn.Module]:
@@ -47,8 +60,10 @@ class Arm:
         classes = CLASSES if self.labels else None
 
         def build(h: Tensor) -> nn.Module:
-            made = dni.synthesizer_for(h, hidden=self.hidden, context_classes=classes)
-            return made.synthesizer if self.plain else made
+            hidden = self.hidden if h.dim() == 2 else None
+            made = dni.synthesizer_for(h, self.n_hidden, hidden, context_classes=classes)
+            made = made.synthesizer if self.plain else made
+            return Averaged(made, self.average) if self.average else made
 
         return build
 
@@ -59,6 +74,30 @@ class Nothing(nn.Module):
     def forward(self, trigger: Tensor, context: object) -> Tensor:
         """Zeros."""
         return trigger.new_zeros(trigger.shape)
+
+
+class Averaged(nn.Module):
+    """Applies a running mean of the synthesizer that learns."""
+
+    def __init__(self, synthesizer: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.synthesizer = synthesizer
+        self.applied = copy.deepcopy(synthesizer).requires_grad_(False)
+        self.decay = decay
+
+    def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
+        """The mean's message; what learns is given the gradient of its own."""
+        learnt: Tensor = self.synthesizer(trigger, context)
+        if not learnt.requires_grad:
+            return self.applied(trigger, context)
+        with torch.no_grad():
+            for mean, new in zip(
+                self.applied.parameters(), self.synthesizer.parameters(), strict=True
+            ):
+                mean.lerp_(new, 1 - self.decay)
+            gap = self.applied(trigger, context) - learnt
+        learnt.register_hook(lambda gradient: gradient - gap * (2 / gap.numel()))
+        return learnt + gap
 
 
 def head_for(h: Tensor) -> nn.Module:
@@ -77,10 +116,46 @@ ARMS = {
         Arm("raw DNI", raw=True, plain=True),
         Arm("raw cDNI", raw=True, plain=True, labels=True),
         Arm("DNI", lr=2e-5, synthesizer_lr=3e-3),
+        Arm("DNI, replay", lr=3e-5, synthesizer_lr=3e-3, replay=3),
         Arm("cDNI", labels=True),
-        Arm("uncentred cDNI", labels=True, plain=True),
         Arm("local loss", "local"),
         Arm("mix 0.1", mix=0.1),
         Arm("mix 0.5", mix=0.5),
     )
 }
+"""What the table has."""
+
+TRIALS = {
+    arm.name: arm
+    for arm in (
+        # without labels: the ratio of the two rates
+        Arm("1e-3, 1e-3"),
+        Arm("1e-4, 1e-3", lr=1e-4),
+        Arm("1e-4, 3e-3", lr=1e-4, synthesizer_lr=3e-3),
+        Arm("5e-5, 3e-3", lr=5e-5, synthesizer_lr=3e-3),
+        Arm("1e-5, 3e-3", lr=1e-5, synthesizer_lr=3e-3),
+        # and pieces of the training of synthesizers, each in place of the same in "DNI"
+        Arm("decay from 5e-5", lr=5e-5, synthesizer_lr=3e-3, decay=True),
+        Arm("observe 500", lr=2e-5, synthesizer_lr=3e-3, observe=500),
+        Arm("average 0.99", lr=2e-5, synthesizer_lr=3e-3, average=0.99),
+        Arm("hidden 256", lr=2e-5, synthesizer_lr=3e-3, hidden=256),
+        Arm("hidden 2048", lr=2e-5, synthesizer_lr=3e-3, hidden=2048),
+        Arm("two layers", lr=2e-5, synthesizer_lr=3e-3, n_hidden=2),
+        Arm("linear", lr=2e-5, synthesizer_lr=3e-3, n_hidden=0),
+        Arm("uncentred DNI", lr=2e-5, synthesizer_lr=3e-3, plain=True),
+        Arm("no replay 3e-5", lr=3e-5, synthesizer_lr=3e-3),
+        Arm("replay of 8", lr=3e-5, synthesizer_lr=3e-3, replay=3, keep=8),
+        Arm("replay steps", lr=3e-5, replay=3, own_steps=True),
+        Arm("replay 7", lr=3e-5, synthesizer_lr=3e-3, replay=7),
+        Arm("replay 5e-5", lr=5e-5, synthesizer_lr=3e-3, replay=3),
+        Arm("replay, decay", lr=6e-5, synthesizer_lr=3e-3, replay=3, decay=True),
+        # with labels
+        Arm("uncentred cDNI", labels=True, plain=True),
+        Arm("cDNI hidden 256", labels=True, hidden=256),
+        Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),
+        Arm("cDNI linear", labels=True, n_hidden=0),
+        Arm("cDNI average 0.99", labels=True, average=0.99),
+        Arm("cDNI replay", labels=True, replay=3),
+    )
+}
+"""What was tried to make synthesizers better."""

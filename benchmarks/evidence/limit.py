@@ -84,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     images = load(arguments.data)
-    network = NETWORKS[arguments.network].build(images.train_x.shape[-1])
+    network = NETWORKS[arguments.network].build(images.train_x.shape[1:])
     optimizer = torch.optim.Adam(network.parameters(), arguments.lr, fused=True)
     batches = torch.Generator().manual_seed(arguments.seed)
     rows: list[dict[str, object]] = []

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from torch import nn
 
 from examples.data import CLASSES
 
-WIDTH, CHANNELS = 256, 32
+WIDTH = 256
+Shape = Sequence[int]
 
 
 class Plan(NamedTuple):
-    """How to build a network for images of ``side`` x ``side``, and the ends of its parts."""
+    """How to build a network for images of ``(channels, side, side)``, and where to cut it."""
 
-    build: Callable[[int], nn.Sequential]
+    build: Callable[[Shape], nn.Sequential]
     at: str
 
 
-def fully_connected(layers: int, side: int) -> nn.Sequential:
+def fully_connected(layers: int, shape: Shape) -> nn.Sequential:
     """``layers`` x (linear, batch norm, ReLU), and a linear layer."""
-    widths = [side * side] + [WIDTH] * layers
+    widths = [math.prod(shape)] + [WIDTH] * layers
     parts = [
         nn.Sequential(nn.Linear(widths[k], WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU())
         for k in range(layers)
@@ -29,20 +32,24 @@ def fully_connected(layers: int, side: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), *parts, nn.Linear(WIDTH, CLASSES))
 
 
-def convolutional(layers: int, side: int) -> nn.Sequential:
-    """``layers`` x (convolution, batch norm, ReLU), the first two pooled, and a linear layer."""
-    parts = []
-    for k in range(layers):
-        pool = [nn.MaxPool2d(2)] if k < 2 else []
-        convolution = nn.Conv2d(CHANNELS if k else 1, CHANNELS, 5, padding=2)
-        parts.append(nn.Sequential(convolution, nn.BatchNorm2d(CHANNELS), nn.ReLU(), *pool))
-    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(CHANNELS * (side // 4) ** 2, CLASSES))
+def convolutional(layers: int, channels: int, shape: Shape) -> nn.Sequential:
+    """``layers`` x (5 x 5, batch norm, ReLU), pooled down to 7 or 8 a side, and a linear layer."""
+    before, side, parts = shape[0], shape[-1], []
+    for _ in range(layers):
+        pool = [nn.MaxPool2d(2)] if side > 8 else []
+        side //= 2 if pool else 1
+        convolution = nn.Conv2d(before, channels, 5, padding=2)
+        parts.append(nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(), *pool))
+        before = channels
+    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(channels * side**2, CLASSES))
 
 
-def _plan(kind: Callable[[int, int], nn.Sequential], layers: int, first: int) -> Plan:
-    last = first + layers - 1
-    return Plan(lambda side: kind(layers, side), f"[{first}-{last}]")
-
-
-NETWORKS = {f"fc{layers}": _plan(fully_connected, layers, 1) for layers in (3, 4, 5, 6)}
-NETWORKS |= {f"cnn{layers}": _plan(convolutional, layers, 0) for layers in (2, 3)}
+NETWORKS = {
+    f"fc{layers}": Plan(partial(fully_connected, layers), f"[1-{layers}]")
+    for layers in (3, 4, 5, 6)
+}
+NETWORKS |= {
+    f"cnn{layers}": Plan(partial(convolutional, layers, 32), f"[0-{layers - 1}]")
+    for layers in (3, 4)
+}
+NETWORKS["cifar"] = Plan(partial(convolutional, 3, 128), "[0-2]")

@@ -14,10 +14,10 @@ from torch import nn
 from tqdm import tqdm
 
 import dni
-from benchmarks.evidence.arms import ARMS, Arm
+from benchmarks.evidence.arms import ARMS, TRIALS, Arm
 from benchmarks.evidence.networks import NETWORKS
 from dni.diagnostics import Monitor
-from examples.data import Images, load
+from examples.data import Images, load, name_of
 from examples.training import environment, error_rate
 
 
@@ -33,12 +33,8 @@ class Run(NamedTuple):
 
     def file(self, folder: Path) -> Path:
         """Where its outcome is."""
-        name = f"{_kind(self.data)} {self.network} {self.arm} {self.steps} {self.seed}.json"
+        name = f"{name_of(self.data)} {self.network} {self.arm} {self.steps} {self.seed}.json"
         return folder / name.replace(" ", "-")
-
-
-def _kind(data: str | None) -> str:
-    return "digits" if data in (None, "digits") else "mnist"
 
 
 def run_all(runs: list[Run], folder: Path, processes: int) -> None:
@@ -57,13 +53,13 @@ def outcome(run: Run) -> dict[str, object]:
     """Train, and say what came of it."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
-    images, arm, plan = load(run.data), ARMS[run.arm], NETWORKS[run.network]
-    network = plan.build(images.train_x.shape[-1])
+    images, arm, plan = load(run.data), (ARMS | TRIALS)[run.arm], NETWORKS[run.network]
+    network = plan.build(images.train_x.shape[1:])
     arm.decouple(network, plan.at, images.train_x[:8])
     start = time.perf_counter()
     curve, cuts = train(network, arm, images, run)
     return {
-        "run": run._asdict() | {"data": _kind(run.data)},
+        "run": run._asdict() | {"data": images.name},
         "arm": vars(arm),
         "error": curve[-1][1],
         "curve": curve,
@@ -77,26 +73,35 @@ def train(
     network: nn.Module, arm: Arm, images: Images, run: Run
 ) -> tuple[list[tuple[int, float]], dict[str, float]]:
     """The curve of test errors, and the cosines of the last sixth, by cut."""
-    groups = [{"params": dni.base_parameters(network), "lr": arm.lr}]
-    helpers = dni.synthesizer_parameters(network)
-    if helpers:
-        groups.append({"params": helpers, "lr": arm.synthesizer_lr})
-    optimizer = torch.optim.Adam(groups, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 1 - step / run.steps if arm.decay else 1.0
+    optimizer = torch.optim.Adam(
+        [
+            {"params": dni.base_parameters(network), "lr": arm.lr},
+            {"params": dni.synthesizer_parameters(network), "lr": arm.synthesizer_lr},
+        ],
+        fused=True,
     )
+    cuts = dni.interfaces_of(network)
+    replay = dni.Replay(network, arm.keep) if arm.replay else None
     batches = torch.Generator().manual_seed(run.seed)
-    curve, told = [], arm.labels or arm.learn == "local"
+    curve, cosines, told = [], {}, arm.labels or arm.learn == "local"
     with Monitor(network) as monitor:
         for step in range(1, run.steps + 1):
+            if arm.decay:
+                optimizer.param_groups[0]["lr"] = arm.lr * (1 - step / run.steps)
+            for cut in cuts.values() if step == arm.observe + 1 else ():
+                cut.mix = arm.mix
             index = torch.randint(len(images.train_y), (run.batch,), generator=batches)
             x, y = images.train_x[index], images.train_y[index]
             optimizer.zero_grad()
             with dni.synthesizer_context(y if told else None):
                 F.cross_entropy(network(x), y).backward()
+            for regression in replay.losses(arm.replay) if replay else ():
+                if arm.own_steps:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                regression.backward()
             optimizer.step()
-            schedule.step()
             if step % max(1, run.steps // 6) == 0:
                 curve.append((step, error_rate(network, images, takes_labels=False)))
-                cuts = {name: one.cosine for name, one in monitor.read().items()}
-    return curve, cuts
+                cosines = {name: one.cosine for name, one in monitor.read().items()}
+    return curve, cosines

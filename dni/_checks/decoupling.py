@@ -199,11 +199,28 @@ def shaped_before_compiling(compiling: bool, name: str) -> None:
         )
 
 
-def shaped_before_measuring(waiting: Sequence[str]) -> None:
+def shaped_before_watching(waiting: Sequence[str], who: str) -> None:
     if waiting:
         raise RuntimeError(
-            "dni.diagnostics.Monitor: expected interfaces, got cuts that wait for their first "
-            f"batch to have one ({', '.join(waiting)}). Pass sample= to dni.decouple."
+            f"{who}: expected interfaces, got cuts that wait for their first batch to have one "
+            f"({', '.join(waiting)}). Pass sample= to dni.decouple."
+        )
+
+
+def not_replicated(model: nn.Module, who: str) -> None:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise TypeError(
+            f"{who}: expected a model that one process trains, got a DistributedDataParallel: it "
+            "averages the gradients of its own backward passes only, so that replicas would "
+            "drift apart. Leave the replay out."
+        )
+
+
+def has_interfaces(count: int, who: str) -> None:
+    if not count:
+        raise ValueError(
+            f"{who}: expected a model with interfaces, got one without. Call dni.decouple on it, "
+            "or put interfaces into its forward."
         )
 
 
