@@ -12,8 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,14 @@ from dni.interfaces.unshaped import Unshaped
 
 __all__ = ["Replay"]
 
-Moment = tuple[Tensor, Any, Tensor]  # trigger, context, target
+
+class Moment(NamedTuple):
+    """What a synthesizer was asked, what it should have said, and the autocast it was asked in."""
+
+    trigger: Tensor
+    context: Any
+    target: Tensor
+    narrow: torch.dtype | None
 
 
 class Replay:
@@ -49,7 +55,8 @@ class Replay:
     Args:
         model: any module with interfaces; all of them are remembered until this is closed. Not
             replicas of ``DistributedDataParallel``, which averages no gradients but its own.
-        keep: moments in a memory. It costs ``keep`` times what a step sends.
+        keep: moments in a memory. It costs ``keep`` times what a step sends, and is not part
+            of a checkpoint.
 
     Example:
         >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
@@ -59,7 +66,7 @@ class Replay:
         >>> for x in torch.randn(10, 5, 2):
         ...     optimizer.zero_grad()
         ...     model(x).square().mean().backward()
-        ...     for loss in replay.losses(3):
+        ...     for loss in replay.losses():
         ...         loss.backward()    # reaches the synthesizers alone
         ...     optimizer.step()
     """
@@ -77,28 +84,17 @@ class Replay:
         hooks = [memory.synthesizer.register_forward_hook(memory) for memory in self._memories]
         self._stop = weakref.finalize(self, _remove, hooks)
 
-    def losses(self, steps: int = 1) -> Iterator[Tensor]:
-        """``steps`` losses, each made when it is asked for; none while nothing is remembered."""
-        _checks.step_count(steps, "dni.Replay")
-        for _ in range(steps):
+    def losses(self, count: int = 3) -> Iterator[Tensor]:
+        """``count`` losses, each made when it is asked for; none while nothing is remembered."""
+        _checks.loss_count(count, "dni.Replay")
+        for _ in range(count):
             losses = [memory.loss(self._draw) for memory in self._memories if memory.moments]
             if losses:
                 yield torch.stack([loss.to(losses[0]) for loss in losses]).sum()
 
     def close(self) -> None:
-        """Remember nothing more; what is remembered can still be learnt."""
+        """Remember nothing more; what is remembered can still be learnt. Losing it closes it."""
         self._stop()
-
-    def __enter__(self) -> Replay:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Memory:
@@ -120,19 +116,23 @@ class _Memory:
 
     def _wait(self, inputs: tuple[Any, ...], output: Tensor) -> None:
         trigger, context = _trees.map_tensors(lambda _, one: one.detach().clone(), inputs)
-        arrived = partial(self._arrived, trigger, context, output.detach())
-        output.register_hook(arrived)  # type: ignore[no-untyped-call]
+        device = trigger.device.type
+        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        moment = Moment(trigger, context, output.detach(), narrow)
+        output.register_hook(partial(self._arrived, moment))  # type: ignore[no-untyped-call]
 
-    def _arrived(self, trigger: Tensor, context: Any, u: Tensor, gradient: Tensor) -> None:
+    def _arrived(self, moment: Moment, gradient: Tensor) -> None:
         """``dL/du = 2 (u - m / r) / n``."""
-        self.moments.append((trigger, context, u - gradient * (u.numel() / 2)))
+        target = moment.target - gradient * (gradient.numel() / 2)
+        self.moments.append(moment._replace(target=target))
 
     def loss(self, draw: random.Random) -> Tensor:
         """The regression of a moment drawn."""
-        trigger, context, target = draw.choice(self.moments)
+        trigger, context, target, narrow = draw.choice(self.moments)
         self._replaying = True
         try:
-            return mse_loss(self.synthesizer(trigger, context), target)
+            with torch.autocast(trigger.device.type, narrow, enabled=narrow is not None):
+                return mse_loss(self.synthesizer(trigger, context), target)
         finally:
             self._replaying = False
 

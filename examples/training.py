@@ -80,6 +80,9 @@ def interface_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--context", action="store_true", help="condition on labels (cDNI)")
     parser.add_argument(
+        "--replay", type=int, default=0, help="earlier messages that join each regression"
+    )
+    parser.add_argument(
         "--unlock",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -92,6 +95,8 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     arguments = parser.parse_args()
     if getattr(arguments, "context", False) and not arguments.dni:
         parser.error("--context conditions synthesizers: it needs --dni")
+    if getattr(arguments, "replay", 0) and not arguments.dni:
+        parser.error("--replay teaches synthesizers: it needs --dni")
     if arguments.steps < 1 or arguments.batch < 2:
         parser.error("--steps needs at least 1, --batch at least 2")
     return arguments
@@ -107,7 +112,8 @@ def run(arguments: argparse.Namespace, build: Callable[[Images, Form], nn.Module
     form = {name: getattr(arguments, name) for name in ("context", "unlock", "normalize")}
     model = build(data, {"decoupled": arguments.dni, **form}).to(arguments.device)
     rates = (arguments.lr, arguments.synthesizer_lr or FASTER * arguments.lr)
-    outcome = train(model, data, arguments.steps, arguments.batch, rates, arguments.seed)
+    loop = (arguments.steps, arguments.batch, rates, arguments.seed, arguments.replay)
+    outcome = train(model, data, *loop)
     report(outcome, data.name)
     if arguments.json:
         write_json(arguments.json, arguments, {"dni" if arguments.dni else "backprop": [outcome]})
@@ -120,6 +126,7 @@ def train(
     batch: int,
     rates: tuple[float, float],
     seed: int,
+    replay: int = 0,
     title: str = "train",
 ) -> Outcome:
     """Adam with two ``rates``: the network's, and that of its synthesizers."""
@@ -128,6 +135,7 @@ def train(
         [{"params": group, "lr": lr} for group, lr in zip(groups, rates, strict=True)], fused=True
     )
     batches = torch.Generator().manual_seed(seed)
+    memory = dni.Replay(model) if replay else None
     curve, spent = [], 0.0
     with Monitor(model) as monitor:
         for step in tqdm(range(1, steps + 1), title, leave=False, disable=None):
@@ -137,6 +145,8 @@ def train(
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x, y), y)
             loss.backward()
+            for regression in memory.losses(replay) if memory else ():
+                regression.backward()
             optimizer.step()
             spent += time.perf_counter() - start
             if step % max(1, steps // 30) == 0 or step == steps:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import shlex
+import sys
 import textwrap
 from pathlib import Path
 
@@ -32,3 +35,20 @@ def test_what_a_page_points_to_is_there(page):
     for module in re.findall(r"python -m ((?:examples|benchmarks)\.\w+)", text):
         path = ROOT / module.replace(".", "/")
         assert (path / "__main__.py").is_file() or path.with_suffix(".py").is_file(), module
+
+
+TABLE = re.compile(r"``python -m benchmarks\.evidence ([^`]*--table[^`]*)``")
+
+
+@pytest.mark.parametrize("name", ["README.rst", "docs/results.rst"])
+def test_a_table_is_what_its_command_prints(name, monkeypatch, capsys):
+    text = (ROOT / name).read_text()
+    commands = [shlex.split(found) for found in TABLE.findall(" ".join(text.split()))]
+    printing = [command for command in commands if "--picture" not in command]
+    assert printing
+    evidence = importlib.import_module("benchmarks.evidence.__main__")
+    for command in printing:
+        monkeypatch.setattr(sys, "argv", ["evidence", *command])
+        evidence.main()
+        for table in capsys.readouterr().out.strip().split("\n\n"):
+            assert table in text, command

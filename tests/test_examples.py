@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import sys
@@ -146,12 +147,33 @@ def test_every_arm_decouples_every_network():
     arms = importlib.import_module("benchmarks.evidence.arms")
     networks = importlib.import_module("benchmarks.evidence.networks")
     for plan in networks.NETWORKS.values():
-        for arm in arms.ARMS.values():
+        for arm in arms.ALL.values():
             network = plan.build((1, 8, 8))
             arm.decouple(network, plan.at, torch.randn(2, 1, 8, 8))
             cuts = dni.interfaces_of(network)
             parts = sum(isinstance(part, torch.nn.Sequential) for part in network)
             assert len(cuts) == (0 if arm.learn == "backprop" else parts)
+
+
+def test_an_applied_average_learns_what_the_synthesizer_learns():
+    arms = importlib.import_module("benchmarks.evidence.arms")
+    torch.manual_seed(0)
+    plain = dni.BackwardInterface(dni.BasicSynthesizer(3, n_hidden=1), normalize=False)
+    averaged = dni.BackwardInterface(
+        arms.Averaged(copy.deepcopy(plain.synthesizer), 0.9), normalize=False
+    )
+    learning = averaged.synthesizer.synthesizer
+    for _ in range(3):
+        trigger, message = torch.randn(2, 5, 3)
+        for interface, learner in ((plain, plain.synthesizer), (averaged, learning)):
+            interface.zero_grad()
+            interface.send(message, trigger)
+            with torch.no_grad():
+                for parameter in learner.parameters():
+                    parameter -= 0.1 * parameter.grad
+        for one, other in zip(plain.synthesizer.parameters(), learning.parameters(), strict=True):
+            torch.testing.assert_close(one, other)
+    assert not torch.equal(averaged.receive(trigger), plain.receive(trigger))  # the mean lags
 
 
 def test_the_limit_of_prediction_is_measured(monkeypatch, tmp_path, capsys):

@@ -54,12 +54,25 @@ def test_a_moment_learnt_again_gives_the_gradient_that_it_gave(unlock, normalize
     for seed in range(3):
         first = learn(model, seed, labels=labels)
         model.zero_grad()
-        (loss,) = replay.losses()
+        (loss,) = replay.losses(1)
         loss.backward()
         again = gradients(model)
         for name, gradient in first.items():
             torch.testing.assert_close(again[name], gradient, rtol=1e-9, atol=1e-12)
         assert all(parameter.grad is None for parameter in dni.base_parameters(model))
+
+
+def test_a_moment_is_learnt_again_in_the_precision_it_came_in():
+    model = Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=False))
+    replay = dni.Replay(model, keep=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(model(torch.randn(7, 6)), LABELS)
+    loss.backward()
+    first = gradients(model)
+    model.zero_grad()
+    next(replay.losses()).backward()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, first[name], rtol=0.05, atol=0.01)
 
 
 def test_a_message_that_was_sent_is_learnt_again():
@@ -111,11 +124,12 @@ def test_more_steps_learn_more():
 
 def test_a_memory_forgets_the_oldest():
     model = chain()
-    with dni.Replay(model, keep=2) as replay:
-        for rows in (2, 3, 4):
-            learn(model, rows=rows)
-        rows = [len(moment[0]) for memory in replay._memories for moment in memory.moments]
-        assert rows == [3, 4, 3, 4]
+    replay = dni.Replay(model, keep=2)
+    for rows in (2, 3, 4):
+        learn(model, rows=rows)
+    rows = [len(moment[0]) for memory in replay._memories for moment in memory.moments]
+    assert rows == [3, 4, 3, 4]
+    replay.close()
     learn(model, rows=5)
     assert [len(memory.moments[-1][0]) for memory in replay._memories] == [4, 4]
     assert len(list(replay.losses(2))) == 2
@@ -214,7 +228,7 @@ def test_bad_input():
     waiting = dni.decouple(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "0")
     with pytest.raises(RuntimeError, match=r"dni.Replay: .*first batch.*\(0\).*sample="):
         dni.Replay(waiting)
-    with pytest.raises(ValueError, match="expected steps"):
+    with pytest.raises(ValueError, match="expected count"):
         next(dni.Replay(chain()).losses(-1))
 
 

@@ -10,12 +10,13 @@ import argparse
 import itertools
 from pathlib import Path
 
-from benchmarks.evidence.arms import ARMS, TRIALS
+from benchmarks.evidence.arms import ALL, ARMS, TOLD_TRIALS, TRIALS
 from benchmarks.evidence.networks import NETWORKS
 from benchmarks.evidence.report import outcomes, picture, table
 from benchmarks.evidence.run import Run, run_all
 
 RESULTS = Path(__file__).parent / "results"
+TRIED = (["fc3"], ["DNI", *TRIALS, "DNI replay"], 1), (["fc6"], ["cDNI", *TOLD_TRIALS], 1)
 
 
 def main() -> None:
@@ -23,30 +24,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Do synthetic gradients learn?")
     parser.add_argument("--data", help="digits (default), mnist, or a folder of IDX files")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS)[:4])
-    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *TRIALS], default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ALL, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--processes", type=int, default=2, help="runs at a time")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--trials", action="store_true", help="what was tried, one seed")
     parser.add_argument("--picture", type=Path, help="draw the curves into this file")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--smoke", action="store_true", help="six steps of each arm, one seed")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.steps, arguments.batch, arguments.seeds = 6, 32, 1
-    cells = itertools.product(range(arguments.seeds), arguments.networks, arguments.arms)
-    runs = [
-        Run(network, arm, seed, arguments.steps, arguments.batch, arguments.data)
-        for seed, network, arm in cells
-    ]
-    if not arguments.table:
-        run_all(runs, arguments.results, arguments.processes)
-    found = outcomes(runs, arguments.results)
-    print(table(found))
+    tables = [grid(arguments.networks, arguments.arms, arguments.seeds)]
+    if arguments.trials:
+        tables = [grid(*of) for of in TRIED]
+    size = (arguments.steps, arguments.batch, arguments.data)
+    for number, cells in enumerate(tables):
+        runs = [Run(network, arm, seed, *size) for seed, network, arm in cells]
+        if not arguments.table:
+            run_all(runs, arguments.results, arguments.processes)
+        found = outcomes(runs, arguments.results)
+        print("\n" * bool(number) + table(found))
     if arguments.picture:
         picture(found, arguments.picture)
         print(arguments.picture)
+
+
+def grid(networks: list[str], arms: list[str], seeds: int) -> list[tuple[int, str, str]]:
+    """Seed by seed, so that a first one is there soon."""
+    return list(itertools.product(range(seeds), networks, arms))
 
 
 if __name__ == "__main__":

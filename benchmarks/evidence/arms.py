@@ -23,7 +23,7 @@ class Arm:
     heads; ``decay`` brings the network's down to zero in a straight line. ``replay`` is the number
     of regression steps on messages that came before, of the last ``keep``. For ``observe`` steps
     the real gradient passes on. ``average`` is the decay of an applied mean of the synthesizer.
-    ``hidden`` holds for vectors; maps get what :func:`dni.synthesizer_for` gives.
+    What ``hidden`` does not say, :func:`dni.synthesizer_for` does.
     """
 
     name: str
@@ -40,7 +40,8 @@ class Arm:
     observe: int = 0
     average: float = 0.0
     plain: bool = False  # as older libraries build a synthesizer: not centred
-    hidden: int = 1024
+    batch_norm: bool = False  # in the synthesizer
+    hidden: int | None = None
     n_hidden: int = 1
 
     def decouple(self, network: nn.Module, at: str, sample: Tensor) -> None:
@@ -60,9 +61,10 @@ class Arm:
         classes = CLASSES if self.labels else None
 
         def build(h: Tensor) -> nn.Module:
-            hidden = self.hidden if h.dim() == 2 else None
-            made = dni.synthesizer_for(h, self.n_hidden, hidden, context_classes=classes)
+            made = dni.synthesizer_for(h, self.n_hidden, self.hidden, context_classes=classes)
             made = made.synthesizer if self.plain else made
+            if self.batch_norm and h.dim() == 2:
+                made = dni.Centered(Normed(h.shape[1]))
             return Averaged(made, self.average) if self.average else made
 
         return build
@@ -74,6 +76,22 @@ class Nothing(nn.Module):
     def forward(self, trigger: Tensor, context: object) -> Tensor:
         """Zeros."""
         return trigger.new_zeros(trigger.shape)
+
+
+class Normed(nn.Module):
+    """A perceptron with batch norm in its hidden layer, for vectors without a context."""
+
+    def __init__(self, width: int, hidden: int = 1024) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU())
+        self.output = nn.Linear(hidden, width)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
+        """The synthetic message for ``trigger``."""
+        message: Tensor = self.output(self.hidden(trigger))
+        return message
 
 
 class Averaged(nn.Module):
@@ -116,7 +134,7 @@ ARMS = {
         Arm("raw DNI", raw=True, plain=True),
         Arm("raw cDNI", raw=True, plain=True, labels=True),
         Arm("DNI", lr=2e-5, synthesizer_lr=3e-3),
-        Arm("DNI, replay", lr=3e-5, synthesizer_lr=3e-3, replay=3),
+        Arm("DNI replay", lr=3e-5, synthesizer_lr=3e-3, replay=3),
         Arm("cDNI", labels=True),
         Arm("local loss", "local"),
         Arm("mix 0.1", mix=0.1),
@@ -128,13 +146,14 @@ ARMS = {
 TRIALS = {
     arm.name: arm
     for arm in (
-        # without labels: the ratio of the two rates
-        Arm("1e-3, 1e-3"),
-        Arm("1e-4, 1e-3", lr=1e-4),
-        Arm("1e-4, 3e-3", lr=1e-4, synthesizer_lr=3e-3),
-        Arm("5e-5, 3e-3", lr=5e-5, synthesizer_lr=3e-3),
-        Arm("1e-5, 3e-3", lr=1e-5, synthesizer_lr=3e-3),
-        # and pieces of the training of synthesizers, each in place of the same in "DNI"
+        # the ratio of the two rates
+        Arm("1e-3 1e-3"),
+        Arm("1e-4 1e-3", lr=1e-4),
+        Arm("1e-4 3e-3", lr=1e-4, synthesizer_lr=3e-3),
+        Arm("5e-5 3e-3", lr=5e-5, synthesizer_lr=3e-3),
+        Arm("3e-5 3e-3", lr=3e-5, synthesizer_lr=3e-3),
+        Arm("1e-5 3e-3", lr=1e-5, synthesizer_lr=3e-3),
+        # one thing of "DNI" changed
         Arm("decay from 5e-5", lr=5e-5, synthesizer_lr=3e-3, decay=True),
         Arm("observe 500", lr=2e-5, synthesizer_lr=3e-3, observe=500),
         Arm("average 0.99", lr=2e-5, synthesizer_lr=3e-3, average=0.99),
@@ -142,14 +161,21 @@ TRIALS = {
         Arm("hidden 2048", lr=2e-5, synthesizer_lr=3e-3, hidden=2048),
         Arm("two layers", lr=2e-5, synthesizer_lr=3e-3, n_hidden=2),
         Arm("linear", lr=2e-5, synthesizer_lr=3e-3, n_hidden=0),
+        Arm("batch norm", lr=2e-5, synthesizer_lr=3e-3, batch_norm=True),
         Arm("uncentred DNI", lr=2e-5, synthesizer_lr=3e-3, plain=True),
-        Arm("no replay 3e-5", lr=3e-5, synthesizer_lr=3e-3),
+        # one thing of "DNI replay" changed
         Arm("replay of 8", lr=3e-5, synthesizer_lr=3e-3, replay=3, keep=8),
         Arm("replay steps", lr=3e-5, replay=3, own_steps=True),
         Arm("replay 7", lr=3e-5, synthesizer_lr=3e-3, replay=7),
         Arm("replay 5e-5", lr=5e-5, synthesizer_lr=3e-3, replay=3),
-        Arm("replay, decay", lr=6e-5, synthesizer_lr=3e-3, replay=3, decay=True),
-        # with labels
+        Arm("replay decay", lr=6e-5, synthesizer_lr=3e-3, replay=3, decay=True),
+    )
+}
+"""What was tried to make synthesizers better, without labels."""
+
+TOLD_TRIALS = {
+    arm.name: arm
+    for arm in (
         Arm("uncentred cDNI", labels=True, plain=True),
         Arm("cDNI hidden 256", labels=True, hidden=256),
         Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),
@@ -158,4 +184,6 @@ TRIALS = {
         Arm("cDNI replay", labels=True, replay=3),
     )
 }
-"""What was tried to make synthesizers better."""
+"""And with labels."""
+
+ALL = ARMS | TRIALS | TOLD_TRIALS

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.evidence.run import Run
 
+TICKS = (1, 2, 5, 10, 20, 50)
 Outcomes = dict[tuple[str, str], list[dict[str, Any]]]  # by network and arm, a run per seed
 
 
@@ -54,9 +55,11 @@ def picture(found: Outcomes, path: Path) -> None:
     figure, panels = plt.subplots(
         1, len(networks), figsize=(3.2 * len(networks), 3.4), sharey=True, squeeze=False
     )
+    arms = list(dict.fromkeys(arm for _, arm in found))
     for panel, network in zip(panels[0], networks, strict=True):
-        for number, ((name, arm), seeds) in enumerate(found.items()):
-            if name != network or not seeds:
+        for number, arm in enumerate(arms):
+            seeds = found.get((network, arm))
+            if not seeds:
                 continue
             steps = [step for step, _ in seeds[0]["curve"]]
             errors = list(zip(*([e for _, e in one["curve"]] for one in seeds), strict=True))
@@ -66,6 +69,9 @@ def picture(found: Outcomes, path: Path) -> None:
                 steps, list(map(min, errors)), list(map(max, errors)), alpha=0.2, color=colour
             )
         panel.set(title=network, xlabel="step", yscale="log")
+        panel.set_yticks(TICKS, list(map(str, TICKS)))
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("test error, %")
     handles = {text: line for panel in panels[0] for line, text in _legend(panel)}
     figure.legend(list(handles.values()), list(handles), ncols=5, loc="outside lower center")

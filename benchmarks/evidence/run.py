@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 import dni
-from benchmarks.evidence.arms import ARMS, TRIALS, Arm
+from benchmarks.evidence.arms import ALL, Arm
 from benchmarks.evidence.networks import NETWORKS
 from dni.diagnostics import Monitor
 from examples.data import Images, load, name_of
@@ -53,7 +53,7 @@ def outcome(run: Run) -> dict[str, object]:
     """Train, and say what came of it."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
-    images, arm, plan = load(run.data), (ARMS | TRIALS)[run.arm], NETWORKS[run.network]
+    images, arm, plan = load(run.data), ALL[run.arm], NETWORKS[run.network]
     network = plan.build(images.train_x.shape[1:])
     arm.decouple(network, plan.at, images.train_x[:8])
     start = time.perf_counter()

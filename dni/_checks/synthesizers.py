@@ -27,9 +27,9 @@ def layer_count(value: Any, who: str) -> None:
         raise ValueError(f"{who}: expected num_layers to be a number from 0 on, got {value!r}.")
 
 
-def step_count(value: Any, who: str) -> None:
+def loss_count(value: Any, who: str) -> None:
     if not is_integer_from(0, value):
-        raise ValueError(f"{who}: expected steps, a number from 0 on, got {value!r}.")
+        raise ValueError(f"{who}: expected count, a number from 0 on, got {value!r}.")
 
 
 def activation(value: Any, who: str) -> None:

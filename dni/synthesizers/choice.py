@@ -13,7 +13,7 @@ from dni.synthesizers.centered import Centered
 from dni.synthesizers.conv import ConvSynthesizer
 from dni.synthesizers.tokens import TokenSynthesizer
 
-WIDE = 256  # of a hidden layer, at least
+WIDE, WIDER = 256, 1024  # a hidden layer, at least: for each of many places, for a whole sample
 
 
 def synthesizer_for(
@@ -41,8 +41,9 @@ def synthesizer_for(
     Args:
         output: what a module puts out.
         n_hidden: number of hidden layers; 0 is linear.
-        hidden: their width, or channels; left out, those of ``output``, and at least 256: a
-            narrow synthesizer predicts little, whatever the network's width.
+        hidden: their width, or channels; left out, those of ``output``, and at least 1024 for
+            vectors, 256 for tokens and maps. A narrow synthesizer predicts little, whatever the
+            network's width (``docs/results.rst``); ``hidden=256`` is a cheaper one.
         context_dim, context_classes: see :class:`BasicSynthesizer`.
 
     Returns:
@@ -59,12 +60,13 @@ def synthesizer_for(
     contexts: dict[str, Any] = {"context_dim": context_dim, "context_classes": context_classes}
     maps = output.dim() == 4
     width = output.shape[1 if maps else -1]
-    hidden = max(width, WIDE) if hidden is None else hidden
+    vectors = output.dim() < 3
+    hidden = max(width, WIDER if vectors else WIDE) if hidden is None else hidden
     made: nn.Module
     if maps:
         made = ConvSynthesizer(width, n_hidden, hidden, kernel_size=1, **contexts)
     else:
-        kind = TokenSynthesizer if output.dim() == 3 else BasicSynthesizer
+        kind = BasicSynthesizer if vectors else TokenSynthesizer
         made = kind(width, n_hidden, hidden, **contexts)
     over = {3: (0, 1), 4: (0, 2, 3)}.get(output.dim(), -2)
     return like(Centered(made, over), output)

@@ -23,6 +23,7 @@ ARMS = {
     "DNI": {"decoupled": True},
     "cDNI": {"decoupled": True, "context": True},
 }
+REPLAY = {"DNI": 3}  # without labels the synthesizers need more to learn from
 COLORS = {"backprop": "#3a8f3a", "DNI": "#8a8fd8", "cDNI": "#1f3fbf"}
 
 
@@ -42,10 +43,8 @@ def main() -> None:
         for seed in range(arguments.seed, arguments.seed + arguments.seeds):
             torch.manual_seed(seed)
             model = Network(data.train_x[0].numel(), **form).to(arguments.device)
-            title = f"{arm:8s} seed {seed}"
-            outcomes[arm].append(
-                training.train(model, data, arguments.steps, arguments.batch, rates, seed, title)
-            )
+            loop = (arguments.steps, arguments.batch, rates, seed, REPLAY.get(arm, 0))
+            outcomes[arm].append(training.train(model, data, *loop, f"{arm:8s} seed {seed}"))
 
     print_table(outcomes)
     if arguments.json:

@@ -56,10 +56,12 @@ class Network(nn.Module):
         return self.output(x)
 
 
-def synthesizer(hidden: int, context: bool) -> dni.BasicSynthesizer:
+def synthesizer(hidden: int, context: bool) -> dni.Centered:
     """One hidden layer; with labels, a column of weights for each class."""
-    return dni.BasicSynthesizer(
-        WIDTH, n_hidden=1, hidden_dim=hidden, context_classes=CLASSES if context else None
+    return dni.Centered(
+        dni.BasicSynthesizer(
+            WIDTH, n_hidden=1, hidden_dim=hidden, context_classes=CLASSES if context else None
+        )
     )
 
 
