@@ -21,7 +21,7 @@ from torch import nn
 from dni import _checks
 from dni._objective import Objective
 from dni.interfaces import interfaces_of
-from dni.interfaces.unshaped import Unshaped
+from dni.interfaces.unshaped import waiting
 
 __all__ = ["Measurement", "Monitor"]
 
@@ -64,9 +64,8 @@ class Monitor:
 
     def __init__(self, model: nn.Module) -> None:
         interfaces = interfaces_of(model)
-        waiting = [module.name for module in model.modules() if isinstance(module, Unshaped)]
-        who = "dni.diagnostics.Monitor"
-        _checks.shaped_before_watching([] if interfaces else waiting, who)
+        if not interfaces:
+            _checks.shaped_before_watching(waiting(model), "dni.diagnostics.Monitor")
         self._objectives = {name: module.objective for name, module in interfaces.items()}
         _checks.monitored_once(any(one.record is not None for one in self._objectives.values()))
         for name, objective in self._objectives.items():

@@ -11,8 +11,9 @@ import random
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +22,13 @@ from torch.utils.hooks import RemovableHandle
 
 from dni import _checks, _trees
 from dni.interfaces import interfaces_of
-from dni.interfaces.unshaped import Unshaped
+from dni.interfaces.unidirectional import inside_ddp
+from dni.interfaces.unshaped import waiting
 
 __all__ = ["Replay"]
 
-
-class Moment(NamedTuple):
-    """What a synthesizer was asked, what it should have said, and the autocast it was asked in."""
-
-    trigger: Tensor
-    context: Any
-    target: Tensor
-    narrow: torch.dtype | None
+WHO = "dni.Replay"
+_replaying = ContextVar("_replaying", default=False)
 
 
 class Replay:
@@ -47,16 +43,16 @@ class Replay:
     over the synthesizers :math:`S`, with a moment of its own memory drawn for each.
 
     Such gradients join those of the newest messages, and one step of the optimiser uses all of
-    them: a larger batch for the regression alone, which bears a higher rate.
+    them: a larger batch for the regression alone.
 
     Old messages teach what the network was: ``keep`` steps of the network should not change
-    it much. A short memory is learnt by heart instead. ``benchmarks/README.rst`` has figures.
+    it much. A short memory is learnt by heart instead. ``docs/results.rst`` has figures.
 
     Args:
-        model: any module with interfaces; all of them are remembered until this is closed. Not
-            replicas of ``DistributedDataParallel``, which averages no gradients but its own.
-        keep: moments in a memory. It costs ``keep`` times what a step sends, and is not part
-            of a checkpoint.
+        model: any module with interfaces, not compiled and called yet; all of them are remembered
+            until this is closed. ``fullgraph=True`` leaves no room for a memory.
+        keep: moments in a memory, each a trigger, a context and a message. It is not part of a
+            checkpoint.
 
     Example:
         >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
@@ -72,29 +68,47 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module, keep: int = 100) -> None:
-        _checks.positive("dni.Replay", keep=keep)
+        _checks.positive(WHO, keep=keep)
         interfaces = interfaces_of(model)
-        waiting = [module.name for module in model.modules() if isinstance(module, Unshaped)]
-        _checks.not_replicated(model, "dni.Replay")
-        _checks.shaped_before_watching(waiting, "dni.Replay")
-        _checks.has_interfaces(len(interfaces), "dni.Replay")
+        _checks.shaped_before_watching(waiting(model), WHO)
+        _checks.has_interfaces(len(interfaces), WHO)
         found = {id(one.synthesizer): one.synthesizer for one in interfaces.values()}
         self._memories = [_Memory(synthesizer, keep) for synthesizer in found.values()]
-        self._draw = random.Random(0)  # one of its own: the training's random numbers stay
+        self._random = random.Random(0)  # the training's random numbers stay what they are
         hooks = [memory.synthesizer.register_forward_hook(memory) for memory in self._memories]
         self._stop = weakref.finalize(self, _remove, hooks)
 
     def losses(self, count: int = 3) -> Iterator[Tensor]:
         """``count`` losses, each made when it is asked for; none while nothing is remembered."""
-        _checks.loss_count(count, "dni.Replay")
+        _checks.loss_count(count, WHO)
+        learnt = (p for m in self._memories for p in m.synthesizer.parameters())
+        if not any(memory.moments for memory in self._memories):
+            _checks.remembers_what_is_learnt(any(p.grad is not None for p in learnt))
+        return self._losses(count)
+
+    def _losses(self, count: int) -> Iterator[Tensor]:
         for _ in range(count):
-            losses = [memory.loss(self._draw) for memory in self._memories if memory.moments]
-            if losses:
-                yield torch.stack([loss.to(losses[0]) for loss in losses]).sum()
+            losses = [memory.loss(self._random) for memory in self._memories if memory.moments]
+            learning = [loss for loss in losses if loss.requires_grad]
+            if learning:
+                yield torch.stack([loss.to(learning[0]) for loss in learning]).sum()
 
     def close(self) -> None:
         """Remember nothing more; what is remembered can still be learnt. Losing it closes it."""
         self._stop()
+
+    def __reduce__(self) -> NoReturn:
+        """It stays with its model: a copy of that needs another."""
+        _checks.stays_with_its_model(WHO)
+
+
+class Moment(NamedTuple):
+    """What a synthesizer was asked, what it should have said, and the autocast it was asked in."""
+
+    trigger: Tensor
+    context: Any
+    target: Tensor
+    narrow: torch.dtype | None
 
 
 class _Memory:
@@ -103,11 +117,10 @@ class _Memory:
     def __init__(self, synthesizer: nn.Module, keep: int) -> None:
         self.synthesizer = synthesizer
         self.moments: deque[Moment] = deque(maxlen=keep)
-        self._replaying = False
 
     def __call__(self, synthesizer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Wait for the gradient of the regression: with the output it tells the target."""
-        if self._replaying or not (isinstance(output, Tensor) and output.requires_grad):
+        if _replaying.get() or not (isinstance(output, Tensor) and output.requires_grad):
             return
         if torch.compiler.is_compiling():  # no graph holds a memory
             torch.compiler.disable(self._wait)(inputs, output)  # type: ignore[no-untyped-call]
@@ -115,26 +128,28 @@ class _Memory:
             self._wait(inputs, output)
 
     def _wait(self, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _checks.not_replicated(inside_ddp(), WHO)
         trigger, context = _trees.map_tensors(lambda _, one: one.detach().clone(), inputs)
         device = trigger.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         moment = Moment(trigger, context, output.detach(), narrow)
         output.register_hook(partial(self._arrived, moment))  # type: ignore[no-untyped-call]
 
-    def _arrived(self, moment: Moment, gradient: Tensor) -> None:
-        """``dL/du = 2 (u - m / r) / n``."""
-        target = moment.target - gradient * (gradient.numel() / 2)
-        self.moments.append(moment._replace(target=target))
+    def _arrived(self, moment: Moment, gradient: Tensor | None) -> None:
+        """``dL/du = 2 (u - m / r) / n``; there is none of a message that was skipped."""
+        if gradient is not None and gradient.any():
+            target = moment.target - gradient * (gradient.numel() / 2)
+            self.moments.append(moment._replace(target=target))
 
     def loss(self, draw: random.Random) -> Tensor:
         """The regression of a moment drawn."""
         trigger, context, target, narrow = draw.choice(self.moments)
-        self._replaying = True
+        token = _replaying.set(True)
         try:
             with torch.autocast(trigger.device.type, narrow, enabled=narrow is not None):
                 return mse_loss(self.synthesizer(trigger, context), target)
         finally:
-            self._replaying = False
+            _replaying.reset(token)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies of a synthesizer remember nothing: a replay knows only the original."""

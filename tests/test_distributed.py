@@ -24,6 +24,14 @@ def chain(unlock, normalize=False):
     return Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=unlock, normalize=normalize))
 
 
+def replayed(x):
+    """A replay that was there before its model was wrapped."""
+    model = chain(unlock=False)
+    replay = dni.Replay(model)
+    DistributedDataParallel(model)(x)
+    return replay
+
+
 def decoupled():
     """A chain of whose layers two are cut from outside."""
     plain = chain(unlock=False)
@@ -76,6 +84,7 @@ def work(rank, file, results):
         refusals = [
             refusal(lambda: DistributedDataParallel(chain(unlock=True))(x)),
             refusal(lambda: DistributedDataParallel(Sends())(x)),
+            refusal(lambda: replayed(x)),
         ]
         normalized = DistributedDataParallel(chain(unlock=False, normalize=True))
         optimizer = torch.optim.SGD(normalized.parameters(), 0.1)
@@ -135,9 +144,11 @@ def test_every_rank_has_the_mean_of_the_gradients(ranks, build, prefix):
 
 def test_every_rank_refuses_the_early_form(ranks):
     for _, _, refusals, _ in ranks:
-        for refused in refusals:
+        *early, replay = refusals
+        for refused in early:
             assert "BackwardInterface: unlock=True" in refused
             assert "Build the interface with unlock=False" in refused
+        assert "replicas would drift apart" in replay
 
 
 def test_with_a_running_scale_all_ranks_stay_one_model(ranks):

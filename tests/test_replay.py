@@ -41,6 +41,13 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: one.grad.clone() for name, one in named if id(one) in wanted}
 
 
+class Interface(dni.BackwardInterface):
+    """One that can be pickled with its chain."""
+
+    def __init__(self) -> None:
+        super().__init__(synthesizer(), unlock=False)
+
+
 @pytest.mark.parametrize("unlock", [False, True])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("labels", [False, True])
@@ -167,6 +174,45 @@ def test_evaluation_is_not_remembered():
     assert list(replay.losses(3)) == []
 
 
+def test_a_skipped_message_is_not_remembered():
+    model = chain(lambda: dni.BackwardInterface(synthesizer(), nonfinite="skip"))
+    replay = dni.Replay(model)
+    (model(torch.randn(7, 6).double()).sum() * torch.inf).backward()
+    moments = [memory.moments for memory in replay._memories]
+    assert [len(one) for one in moments] == [1, 0]  # the first cut's is the second's, synthetic
+    learn(model)
+    assert [len(one) for one in moments] == [2, 1]
+
+
+def test_two_replays_do_not_remember_each_other():
+    model = chain()
+    one, other = dni.Replay(model), dni.Replay(model)
+    learn(model)
+    for loss in one.losses():
+        loss.backward()
+    assert [len(memory.moments) for memory in other._memories] == [1, 1]
+
+
+def test_a_synthesizer_frozen_later_is_left_alone():
+    model = chain()
+    replay = dni.Replay(model)
+    learn(model)
+    first, second = dni.interfaces_of(model).values()
+    first.requires_grad_(False)
+    (loss,) = replay.losses(1)
+    expected = replay._memories[1].loss(replay._random)
+    torch.testing.assert_close(loss, expected)
+    second.requires_grad_(False)
+    assert list(replay.losses()) == []
+
+
+def test_a_replay_that_missed_what_was_learnt_says_so():
+    model = chain()
+    learn(model)
+    with pytest.warns(UserWarning, match="before the first call of a compiled model"):
+        assert list(dni.Replay(model).losses()) == []
+
+
 def test_a_local_head_learns_again():
     def cut():
         return dni.BackwardInterface(
@@ -194,42 +240,28 @@ def test_copies_remember_nothing(copied):
         assert torch.equal(gradient, gradients(other)[name])
 
 
-class Replicated(nn.parallel.DistributedDataParallel):
-    """One that needs no other process."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-
-
-class Interface(dni.BackwardInterface):
-    """One that can be pickled with its chain."""
-
-    def __init__(self) -> None:
-        super().__init__(synthesizer(), unlock=False)
-
-
 def test_a_lost_replay_stops():
     model = chain()
     replay = dni.Replay(model)
-    hooked = replay._memories[0].synthesizer._forward_hooks
-    assert len(hooked) == 1
+    hooked = [memory.synthesizer._forward_hooks for memory in replay._memories]
+    assert [len(hooks) for hooks in hooked] == [1, 1]
     del replay
     gc.collect()
-    assert not hooked
+    assert [len(hooks) for hooks in hooked] == [0, 0]
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match="dni.Replay: expected a model with interfaces"):
         dni.Replay(nn.Linear(2, 2))
-    with pytest.raises(TypeError, match="replicas would drift apart"):
-        dni.Replay(Replicated())
     with pytest.raises(ValueError, match="expected keep to be a positive integer, got 0"):
         dni.Replay(chain(), keep=0)
     waiting = dni.decouple(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "0")
     with pytest.raises(RuntimeError, match=r"dni.Replay: .*first batch.*\(0\).*sample="):
         dni.Replay(waiting)
     with pytest.raises(ValueError, match="expected count"):
-        next(dni.Replay(chain()).losses(-1))
+        dni.Replay(chain()).losses(-1)
+    with pytest.raises(TypeError, match="stays with its model"):
+        copy.deepcopy(dni.Replay(chain()))
 
 
 def test_a_compiled_network_is_remembered():

@@ -40,7 +40,7 @@ class Arm:
     observe: int = 0
     average: float = 0.0
     plain: bool = False  # as older libraries build a synthesizer: not centred
-    batch_norm: bool = False  # in the synthesizer
+    batch_norm: bool = False  # in the hidden layer of the synthesizer; of 1024, for vectors
     hidden: int | None = None
     n_hidden: int = 1
 
@@ -61,10 +61,10 @@ class Arm:
         classes = CLASSES if self.labels else None
 
         def build(h: Tensor) -> nn.Module:
+            if self.batch_norm:
+                return dni.Centered(Normed(h.shape[1]))
             made = dni.synthesizer_for(h, self.n_hidden, self.hidden, context_classes=classes)
             made = made.synthesizer if self.plain else made
-            if self.batch_norm and h.dim() == 2:
-                made = dni.Centered(Normed(h.shape[1]))
             return Averaged(made, self.average) if self.average else made
 
         return build
@@ -134,7 +134,7 @@ ARMS = {
         Arm("raw DNI", raw=True, plain=True),
         Arm("raw cDNI", raw=True, plain=True, labels=True),
         Arm("DNI", lr=2e-5, synthesizer_lr=3e-3),
-        Arm("DNI replay", lr=3e-5, synthesizer_lr=3e-3, replay=3),
+        Arm("DNI replay", lr=6e-5, synthesizer_lr=3e-3, replay=3, decay=True),
         Arm("cDNI", labels=True),
         Arm("local loss", "local"),
         Arm("mix 0.1", mix=0.1),
@@ -148,27 +148,25 @@ TRIALS = {
     for arm in (
         # the ratio of the two rates
         Arm("1e-3 1e-3"),
-        Arm("1e-4 1e-3", lr=1e-4),
         Arm("1e-4 3e-3", lr=1e-4, synthesizer_lr=3e-3),
         Arm("5e-5 3e-3", lr=5e-5, synthesizer_lr=3e-3),
         Arm("3e-5 3e-3", lr=3e-5, synthesizer_lr=3e-3),
         Arm("1e-5 3e-3", lr=1e-5, synthesizer_lr=3e-3),
-        # one thing of "DNI" changed
+        # about "DNI"
         Arm("decay from 5e-5", lr=5e-5, synthesizer_lr=3e-3, decay=True),
         Arm("observe 500", lr=2e-5, synthesizer_lr=3e-3, observe=500),
         Arm("average 0.99", lr=2e-5, synthesizer_lr=3e-3, average=0.99),
         Arm("hidden 256", lr=2e-5, synthesizer_lr=3e-3, hidden=256),
         Arm("hidden 2048", lr=2e-5, synthesizer_lr=3e-3, hidden=2048),
         Arm("two layers", lr=2e-5, synthesizer_lr=3e-3, n_hidden=2),
-        Arm("linear", lr=2e-5, synthesizer_lr=3e-3, n_hidden=0),
         Arm("batch norm", lr=2e-5, synthesizer_lr=3e-3, batch_norm=True),
         Arm("uncentred DNI", lr=2e-5, synthesizer_lr=3e-3, plain=True),
-        # one thing of "DNI replay" changed
+        Arm("raw DNI slow", raw=True, plain=True, lr=2e-5, synthesizer_lr=3e-3),
+        # about "DNI replay"
+        Arm("replay constant", lr=3e-5, synthesizer_lr=3e-3, replay=3),
         Arm("replay of 8", lr=3e-5, synthesizer_lr=3e-3, replay=3, keep=8),
         Arm("replay steps", lr=3e-5, replay=3, own_steps=True),
-        Arm("replay 7", lr=3e-5, synthesizer_lr=3e-3, replay=7),
         Arm("replay 5e-5", lr=5e-5, synthesizer_lr=3e-3, replay=3),
-        Arm("replay decay", lr=6e-5, synthesizer_lr=3e-3, replay=3, decay=True),
     )
 }
 """What was tried to make synthesizers better, without labels."""
@@ -176,6 +174,9 @@ TRIALS = {
 TOLD_TRIALS = {
     arm.name: arm
     for arm in (
+        Arm("backprop 3e-4", "backprop", lr=3e-4),
+        Arm("backprop decay", "backprop", decay=True),
+        Arm("cDNI decay", labels=True, decay=True),
         Arm("uncentred cDNI", labels=True, plain=True),
         Arm("cDNI hidden 256", labels=True, hidden=256),
         Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),

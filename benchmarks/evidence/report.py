@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ def outcomes(runs: list[Run], folder: Path) -> Outcomes:
     """What is there of ``runs``."""
     found: Outcomes = {}
     for run in runs:
-        path = run.file(folder)
         seen = found.setdefault((run.network, run.arm), [])
-        if path.is_file():
-            seen.append(json.loads(path.read_text()))
+        content = run.found(folder)
+        if content is not None:
+            seen.append(content)
     return found
 
 
@@ -45,6 +44,8 @@ def _cell(seeds: list[dict[str, Any]]) -> str:
     errors = [one["error"] for one in seeds]
     if not errors:
         return "not run"
+    if len(errors) == 1:
+        return f"{errors[0]:.2f} (1)"
     spread = (max(errors) - min(errors)) / 2
     return f"{statistics.mean(errors):.2f} ±{spread:.2f} ({len(errors)})"
 

@@ -6,7 +6,7 @@ import json
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ import dni
 from benchmarks.evidence.arms import ALL, Arm
 from benchmarks.evidence.networks import NETWORKS
 from dni.diagnostics import Monitor
-from examples.data import Images, load, name_of
+from examples.data import Images, load
 from examples.training import environment, error_rate
 
 
@@ -29,37 +29,61 @@ class Run(NamedTuple):
     seed: int
     steps: int
     batch: int
-    data: str | None
+    data: str  # its name
 
     def file(self, folder: Path) -> Path:
         """Where its outcome is."""
-        name = f"{name_of(self.data)} {self.network} {self.arm} {self.steps} {self.seed}.json"
+        name = f"{self.data} {self.network} {self.arm} {self.steps} {self.seed}.json"
         return folder / name.replace(" ", "-")
 
+    def found(self, folder: Path) -> dict[str, Any] | None:
+        """Its outcome, if there is one; never that of another batch size or of an arm as it was."""
+        path = self.file(folder)
+        if not path.is_file():
+            return None
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise SystemExit(f"{path} is not whole ({error}): remove it.") from None
+        if (content["run"], content["arm"]) != (self._asdict(), vars(ALL[self.arm])):
+            raise SystemExit(
+                f"{path} is of another run or arm: remove it, or name other --results."
+            )
+        return content
 
-def run_all(runs: list[Run], folder: Path, processes: int) -> None:
-    """What is not there yet, several at a time with one thread each."""
+
+def run_all(runs: list[Run], source: str | None, folder: Path, processes: int) -> None:
+    """What is not there yet, several at a time with one thread each; a failure ends the rest."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [run for run in runs if not run.file(folder).is_file()]
+    missing = [run for run in runs if run.found(folder) is None]
     with ProcessPoolExecutor(processes) as pool:
-        started = {pool.submit(outcome, run): run for run in missing}
-        for future in tqdm(as_completed(started), total=len(missing), disable=None):
-            partial = started[future].file(folder).with_suffix(".partial")
-            partial.write_text(json.dumps(future.result()) + "\n")
-            partial.replace(started[future].file(folder))
+        started = [pool.submit(write_outcome, run, source, folder) for run in missing]
+        try:
+            for future in tqdm(as_completed(started), total=len(missing), disable=None):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def outcome(run: Run) -> dict[str, object]:
-    """Train, and say what came of it."""
+def write_outcome(run: Run, source: str | None, folder: Path) -> None:
+    """A whole file, or none."""
+    partial = run.file(folder).with_suffix(".partial")
+    partial.write_text(json.dumps(outcome(run, source)) + "\n")
+    partial.replace(run.file(folder))
+
+
+def outcome(run: Run, source: str | None) -> dict[str, Any]:
+    """Train on the data of ``source``, and say what came of it."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
-    images, arm, plan = load(run.data), ALL[run.arm], NETWORKS[run.network]
+    images, arm, plan = load(source), ALL[run.arm], NETWORKS[run.network]
     network = plan.build(images.train_x.shape[1:])
     arm.decouple(network, plan.at, images.train_x[:8])
     start = time.perf_counter()
     curve, cuts = train(network, arm, images, run)
     return {
-        "run": run._asdict() | {"data": images.name},
+        "run": run._asdict(),
         "arm": vars(arm),
         "error": curve[-1][1],
         "curve": curve,
@@ -101,7 +125,7 @@ def train(
                     optimizer.zero_grad()
                 regression.backward()
             optimizer.step()
-            if step % max(1, run.steps // 6) == 0:
+            if step % max(1, run.steps // 6) == 0 or step == run.steps:
                 curve.append((step, error_rate(network, images, takes_labels=False)))
                 cosines = {name: one.cosine for name, one in monitor.read().items()}
     return curve, cosines

@@ -11,5 +11,6 @@ from dni._checks.decoupling import *
 from dni._checks.interfaces import *
 from dni._checks.messages import *
 from dni._checks.recurrent import *
+from dni._checks.replay import *
 from dni._checks.synthesizers import *
 from dni._checks.wrapper import *

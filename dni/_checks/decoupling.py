@@ -207,15 +207,6 @@ def shaped_before_watching(waiting: Sequence[str], who: str) -> None:
         )
 
 
-def not_replicated(model: nn.Module, who: str) -> None:
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise TypeError(
-            f"{who}: expected a model that one process trains, got a DistributedDataParallel: it "
-            "averages the gradients of its own backward passes only, so that replicas would "
-            "drift apart. Leave the replay out."
-        )
-
-
 def has_interfaces(count: int, who: str) -> None:
     if not count:
         raise ValueError(

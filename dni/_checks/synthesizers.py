@@ -27,11 +27,6 @@ def layer_count(value: Any, who: str) -> None:
         raise ValueError(f"{who}: expected num_layers to be a number from 0 on, got {value!r}.")
 
 
-def loss_count(value: Any, who: str) -> None:
-    if not is_integer_from(0, value):
-        raise ValueError(f"{who}: expected count, a number from 0 on, got {value!r}.")
-
-
 def activation(value: Any, who: str) -> None:
     if not callable(value) or isinstance(value, type):
         hint = f" Did you mean {value.__name__}()?" if isinstance(value, type) else ""

@@ -69,3 +69,8 @@ def same_random_state(tensors: Iterable[Tensor]) -> Any:
     """Random numbers drawn inside are drawn again outside: training goes on as without."""
     devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     return torch.random.fork_rng(devices=list(devices))
+
+
+def waiting(model: nn.Module) -> list[str]:
+    """The names of the places that have no interface yet."""
+    return [module.name for module in model.modules() if isinstance(module, Unshaped)]

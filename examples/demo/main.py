@@ -1,4 +1,4 @@
-"""``make demo``: does it work? One network, three ways to train it, a table, a picture.
+"""``make demo``: does it work? One network, four ways to train it, a table, a picture.
 
 The data are the handwritten digits that scikit-learn carries; nothing is downloaded.
 Each row is the mean over three seeds.
@@ -21,10 +21,11 @@ from examples.mnist_mlp.main import Network
 ARMS = {
     "backprop": {"decoupled": False},
     "DNI": {"decoupled": True},
+    "DNI replay": {"decoupled": True},
     "cDNI": {"decoupled": True, "context": True},
 }
-REPLAY = {"DNI": 3}  # without labels the synthesizers need more to learn from
-COLORS = {"backprop": "#3a8f3a", "DNI": "#8a8fd8", "cDNI": "#1f3fbf"}
+REPLAY = {"DNI replay": 3}  # earlier messages that join each regression
+COLORS = {"backprop": "#3a8f3a", "DNI": "#8a8fd8", "DNI replay": "#d98a2b", "cDNI": "#1f3fbf"}
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
             torch.manual_seed(seed)
             model = Network(data.train_x[0].numel(), **form).to(arguments.device)
             loop = (arguments.steps, arguments.batch, rates, seed, REPLAY.get(arm, 0))
-            outcomes[arm].append(training.train(model, data, *loop, f"{arm:8s} seed {seed}"))
+            outcomes[arm].append(training.train(model, data, *loop, f"{arm:10s} seed {seed}"))
 
     print_table(outcomes)
     if arguments.json:
