@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dni
+from benchmarks.evidence.pieces import Averaged, Normed, Nothing, head_for
 from examples.data import CLASSES
 
 
@@ -20,10 +18,10 @@ class Arm:
     """How the parts below the cuts learn.
 
     ``lr`` is Adam's rate for the network, ``synthesizer_lr`` that for its synthesizers or local
-    heads; ``decay`` brings the network's down to zero in a straight line. ``replay`` is the number
-    of regression steps on messages that came before, of the last ``keep``. For ``observe`` steps
-    the real gradient passes on. ``average`` is the decay of an applied mean of the synthesizer.
-    What ``hidden`` does not say, :func:`dni.synthesizer_for` does.
+    heads; ``decay`` brings the network's down to zero in a straight line. ``replay`` messages of
+    the last ``keep`` join each regression, or have steps of their own. For ``observe`` steps the
+    real gradient passes on. ``average`` is the decay of an applied mean of the synthesizer. What
+    ``hidden`` does not say, :func:`dni.synthesizer_for` does.
     """
 
     name: str
@@ -68,62 +66,6 @@ class Arm:
             return Averaged(made, self.average) if self.average else made
 
         return build
-
-
-class Nothing(nn.Module):
-    """No gradient passes, and none is predicted: only the part above the last cut learns."""
-
-    def forward(self, trigger: Tensor, context: object) -> Tensor:
-        """Zeros."""
-        return trigger.new_zeros(trigger.shape)
-
-
-class Normed(nn.Module):
-    """A perceptron with batch norm in its hidden layer, for vectors without a context."""
-
-    def __init__(self, width: int, hidden: int = 1024) -> None:
-        super().__init__()
-        self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU())
-        self.output = nn.Linear(hidden, width)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
-
-    def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
-        """The synthetic message for ``trigger``."""
-        message: Tensor = self.output(self.hidden(trigger))
-        return message
-
-
-class Averaged(nn.Module):
-    """Applies a running mean of the synthesizer that learns."""
-
-    def __init__(self, synthesizer: nn.Module, decay: float) -> None:
-        super().__init__()
-        self.synthesizer = synthesizer
-        self.applied = copy.deepcopy(synthesizer).requires_grad_(False)
-        self.decay = decay
-
-    def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
-        """The mean's message; what learns is given the gradient of its own."""
-        learnt: Tensor = self.synthesizer(trigger, context)
-        if not learnt.requires_grad:
-            return self.applied(trigger, context)
-        with torch.no_grad():
-            for mean, new in zip(
-                self.applied.parameters(), self.synthesizer.parameters(), strict=True
-            ):
-                mean.lerp_(new, 1 - self.decay)
-            gap = self.applied(trigger, context) - learnt
-        learnt.register_hook(lambda gradient: gradient - gap * (2 / gap.numel()))
-        return learnt + gap
-
-
-def head_for(h: Tensor) -> nn.Module:
-    """A linear classifier of features, or of maps that are averaged to 4 x 4."""
-    if h.dim() == 4:
-        pool = (nn.AdaptiveAvgPool2d(min(4, h.shape[2])), nn.Flatten())
-        return nn.Sequential(*pool, nn.Linear(h.shape[1] * min(4, h.shape[2]) ** 2, CLASSES))
-    return nn.Linear(h.shape[-1], CLASSES)
 
 
 ARMS = {
@@ -177,6 +119,7 @@ TOLD_TRIALS = {
         Arm("backprop 3e-4", "backprop", lr=3e-4),
         Arm("backprop decay", "backprop", decay=True),
         Arm("cDNI decay", labels=True, decay=True),
+        Arm("cDNI 3e-4 3e-3", labels=True, lr=3e-4, synthesizer_lr=3e-3),
         Arm("uncentred cDNI", labels=True, plain=True),
         Arm("cDNI hidden 256", labels=True, hidden=256),
         Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),

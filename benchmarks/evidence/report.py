@@ -29,10 +29,13 @@ def outcomes(runs: list[Run], folder: Path) -> Outcomes:
 
 
 def table(found: Outcomes) -> str:
-    """Mean test error, half the range over the seeds, and their number; an rst table."""
+    """Mean test error, half the range over the seeds, and their number; an rst table.
+
+    An arm that no network has run yet is left out.
+    """
     networks = list(dict.fromkeys(network for network, _ in found))
     rows = [["test error, %", *networks]]
-    for arm in dict.fromkeys(arm for _, arm in found):
+    for arm in dict.fromkeys(arm for (_, arm), seeds in found.items() if seeds):
         rows.append([arm, *(_cell(found.get((network, arm), [])) for network in networks)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = "  ".join("=" * width for width in widths)
