@@ -46,7 +46,7 @@ class Replay:
     them: a larger batch for the regression alone.
 
     Old messages teach what the network was: ``keep`` steps of the network should not change
-    it much. A short memory is learnt by heart instead. ``docs/results.rst`` has figures.
+    it much. ``docs/results.rst`` has figures.
 
     Args:
         model: any module with interfaces, not compiled and called yet; all of them are remembered

@@ -42,8 +42,8 @@ def synthesizer_for(
         output: what a module puts out.
         n_hidden: number of hidden layers; 0 is linear.
         hidden: their width, or channels; left out, those of ``output``, and at least 1024 for
-            vectors, 256 for tokens and maps. A narrow synthesizer predicts little, whatever the
-            network's width (``docs/results.rst``); ``hidden=256`` is a cheaper one.
+            vectors, 256 for tokens and maps. Wide ones learn better, whatever the network's
+            width (``docs/results.rst``); ``hidden=256`` is cheaper.
         context_dim, context_classes: see :class:`BasicSynthesizer`.
 
     Returns:
