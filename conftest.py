@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import dni
+import dni.distributed
 
 torch.set_num_threads(1)  # small tensors gain nothing from more
 

@@ -6,7 +6,6 @@
 
 from dni import contexts, decoupling, interfaces, parameters, recurrent, replay, synthesizers
 from dni import diagnostics as diagnostics
-from dni import distributed as distributed
 from dni.contexts import *
 from dni.decoupling import *
 from dni.interfaces import *

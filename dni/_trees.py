@@ -76,6 +76,12 @@ def map_tensors(
     return items if isinstance(message, list) else type(message)(items)
 
 
+def on_device_of(message: Any, like: Any) -> Any:
+    """``message``, moved to where the first tensor of ``like`` is."""
+    _, first = next(tensors(like))
+    return map_tensors(lambda _, tensor: tensor.to(first.device, non_blocking=True), message)
+
+
 def written(place: Place) -> str:
     """A place as Python writes it: ``[1][0]``, ``['h']``."""
     return "".join(f"[{key!r}]" for key in place)

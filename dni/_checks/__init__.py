@@ -9,10 +9,12 @@ is one function with one sentence, and no other file formats an error.
 from dni._checks.contexts import *
 from dni._checks.decoupling import *
 from dni._checks.interfaces import *
+from dni._checks.launch import *
 from dni._checks.messages import *
 from dni._checks.parts import *
 from dni._checks.recurrent import *
 from dni._checks.replay import *
+from dni._checks.stages import *
 from dni._checks.synthesizers import *
 from dni._checks.wire import *
 from dni._checks.wrapper import *

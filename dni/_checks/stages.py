@@ -1,0 +1,222 @@
+"""Stages, the edges between them, and what they keep."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from dni._checks.wire import WireError
+from dni._checks.words import alike, as_number, is_integer_from, kind, structure
+
+WHO = "dni.distributed"
+K = TypeVar("K", bound=IntEnum)
+
+
+def count(name: str, value: Any, least: int, who: str) -> int:
+    if not is_integer_from(least, value):
+        raise ValueError(f"{who}: expected {name} to be an integer from {least}, got {value!r}.")
+    return int(value)
+
+
+def seconds(name: str, value: Any, who: str) -> float:
+    number = as_number(name, value, who)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{who}: expected {name} to be a positive number of seconds, got {value}.")
+    return number
+
+
+# where stages meet
+
+
+def store_url(url: str, scheme: str, path: str, host: str | None, port: int | None) -> None:
+    if scheme == "file" and path.startswith("/") and not host:
+        return
+    if scheme == "tcp" and host and port and not path:
+        return
+    raise ValueError(
+        f"{WHO}: expected a store such as file:///tmp/run/store or tcp://127.0.0.1:29400, "
+        f"got {url!r}."
+    )
+
+
+def beyond_loopback(what: str) -> None:
+    warnings.warn(
+        f"{WHO}: {what} can be reached from other machines. c10d has neither passwords nor "
+        "encryption: whoever reaches its ports can read and change what is trained. Use a network "
+        "that only your machines are on.",
+        stacklevel=4,
+    )
+
+
+def end_of_an_edge(end: Any, who: str) -> str:
+    if end not in ("A", "B"):
+        raise ValueError(
+            f"{who}: expected end 'A' (activations leave) or 'B' (they arrive), got {end!r}."
+        )
+    return str(end)
+
+
+# what comes over an edge
+
+
+def keeps_the_rules(waiting: int, most: int) -> None:
+    if waiting >= most:
+        raise WireError(
+            f"{WHO}: expected a peer that waits for answers, got one that has sent {waiting} "
+            "messages which nobody has taken."
+        )
+
+
+def known_kind(number: int, kinds: type[K]) -> K:
+    try:
+        return kinds(number)
+    except ValueError:
+        names = ", ".join(f"{one.value} ({one.name})" for one in kinds)
+        raise WireError(f"{WHO}: expected a kind of message in {names}; got {number}.") from None
+
+
+def is_kind(got: IntEnum, expected: IntEnum) -> None:
+    if got is not expected:
+        raise WireError(
+            f"{WHO}: expected a message of kind {expected.name}, got {got.name}. Do all stages "
+            "use the same unlock?"
+        )
+
+
+def a_batch(message: Any, expected: IntEnum, make: Any) -> Any:
+    is_kind(message.kind, expected)
+    content = message.content
+    if not (isinstance(content, list) and len(content) == 3):
+        raise WireError(f"{WHO}: expected [activation, target, context], got {kind(content)}.")
+    return make(*content, step=message.step, connection=message.connection)
+
+
+def gradient_fits(gradient: Any, h: Any) -> Any:
+    if not alike(gradient, h):
+        raise WireError(
+            f"{WHO}: expected a gradient like the activation, {structure(h)}, got "
+            f"{structure(gradient)}."
+        )
+    return gradient
+
+
+def state_fits(state: Any, interface: nn.Module) -> None:
+    own = interface.state_dict()
+    if not (isinstance(state, dict) and alike(state, dict(own))):
+        raise WireError(
+            f"{WHO}: expected the synthesizer that this stage has a copy of, with {len(own)} "
+            f"tensors, got another. Build the same interface at both ends."
+        )
+
+
+def neighbour_away(how: str, waited: float) -> None:
+    raise TimeoutError(
+        f"{WHO}: expected the neighbouring stage within `patience`; it is {how} for {waited:.0f} "
+        "seconds. Look at what it said last, or be more patient."
+    )
+
+
+def not_left(left: bool) -> None:
+    if left:
+        raise RuntimeError(
+            f"{WHO}: the stage behind has left before the data ended. Let it run until its "
+            "train() is through; where the data end is the first stage's affair."
+        )
+
+
+# stages
+
+
+def stage_is_whole(part: Any, loss: Any, upstream: Any, downstream: Any) -> None:
+    if not isinstance(part, nn.Module):
+        raise TypeError(f"Stage: expected part to be a Module, got {kind(part)}.")
+    if upstream is None and downstream is None:
+        raise ValueError(
+            "Stage: expected an edge to a neighbour, upstream or downstream, got none; a network "
+            "of one part needs no stages."
+        )
+    if downstream is None and not callable(loss):
+        raise TypeError(
+            f"Stage: the last stage needs loss, a function of (output, target); got {kind(loss)}."
+        )
+
+
+def has_data(given: bool) -> None:
+    if not given:
+        raise ValueError(
+            "Stage.train: this stage reads the data itself; expected batches of (input, target), "
+            "got none."
+        )
+
+
+def batch_of(item: Any, make: Any) -> Any:
+    if isinstance(item, (tuple, list)) and 1 <= len(item) <= 3:
+        return make(*item)
+    raise TypeError(
+        "Stage.train: expected batches of (input, target) or (input, target, context), got "
+        f"{structure(item)}."
+    )
+
+
+def environment_says(env: Mapping[str, str], who: str) -> None:
+    for ours, torchruns in (("DNI_STAGE", "RANK"), ("DNI_STAGES", "WORLD_SIZE")):
+        value = env.get(ours, env.get(torchruns, ""))
+        if not value.isdigit():
+            raise RuntimeError(
+                f"{who}: expected the environment to say which stage this is, in {ours} (or "
+                f"{torchruns}); got {value!r}. Start the script with python -m "
+                "dni.distributed.launch, or pass place=."
+            )
+    if "DNI_STORE" not in env and not ("MASTER_ADDR" in env and "MASTER_PORT" in env):
+        raise RuntimeError(
+            f"{who}: expected the environment to say where stages meet, in DNI_STORE (or "
+            "MASTER_ADDR and MASTER_PORT); got neither."
+        )
+
+
+def which_stage(stage: int, stages: int, parts: int, who: str) -> int:
+    if stages != parts:
+        raise ValueError(
+            f"{who}: expected {stages} stages, as many as processes; `at` makes {parts}. Name "
+            f"{stages - 1} modules in it, or start {parts} processes."
+        )
+    if not 0 <= stage < stages:
+        raise ValueError(f"{who}: expected a stage from 0 to {stages - 1}, got {stage}.")
+    return stage
+
+
+# checkpoints
+
+
+def stages_in(folder: Path, who: str) -> list[int]:
+    numbers = sorted(
+        int(path.name.removeprefix("stage-"))
+        for path in folder.glob("stage-*")
+        if path.name.removeprefix("stage-").isdigit() and any(path.glob("[0-9]*.pt"))
+    )
+    if not numbers or numbers != list(range(len(numbers))):
+        raise FileNotFoundError(
+            f"{who}: expected checkpoints of all stages, from stage-0 on, in {folder}; got "
+            f"{', '.join(f'stage-{n}' for n in numbers) or 'none'}."
+        )
+    return numbers
+
+
+def damaged(path: Path, error: Exception) -> None:
+    warnings.warn(
+        f"{WHO}: {path} cannot be read ({error}); the checkpoint before it is taken.", stacklevel=4
+    )
+
+
+def a_part(content: Mapping[str, Any] | None, stage: int, who: str) -> Mapping[str, Tensor]:
+    part = None if content is None else content.get("part")
+    if not isinstance(part, Mapping):
+        raise ValueError(
+            f"{who}: expected a stage's checkpoint, got another file in stage-{stage}."
+        )
+    return part

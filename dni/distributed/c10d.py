@@ -1,0 +1,308 @@
+"""Edges between processes, over PyTorch's own c10d (gloo).
+
+c10d thinks in worlds: all processes start together, and one that dies takes the world with it.
+Here each edge is a world of two. When it breaks, the two that are there, of which one may be new,
+meet in the next *generation*: a number in the store, which whoever notices first raises, and under
+which both leave their names before either connects::
+
+    generation 3   A joined, B joined       connected ... B dies
+    generation 4   A joined                 waits; trains on meanwhile
+                   B (restarted) joined     connected
+
+gloo cannot be asked whether a message has come, and a receive that times out ends the connection
+for both. So each direction has a thread that waits, and silence *is* the end of a connection: a
+peer that has nothing to say sends a beat.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import torch
+from torch.distributed import PrefixStore, ProcessGroupGloo, Store  # type: ignore[attr-defined]
+
+from dni import _checks
+from dni.distributed.channels import Channel, Kind, Message, Peer
+from dni.distributed.channels import Mailbox as Outbox
+from dni.distributed.stores import interface_of_loopback
+from dni.distributed.wire import LAYOUT, Frame, WireError, pack, unpack, unpack_header
+
+__all__ = ["C10dChannel"]
+
+POLL = 0.01  # seconds between two looks into the store
+BEATS = 5  # in the longest silence
+SLOWEST = 1e6  # bytes per second that a body may take
+CONNECT = timedelta(seconds=3)  # both are there; one that dies just now must not hold the other
+FOREVER = timedelta(days=365)  # a full peer is no dead one: a send waits
+
+VARIABLE = "GLOO_SOCKET_IFNAME"
+_changed = threading.Condition()
+_users: list[int] = []
+_before: list[str | None] = []
+
+
+class C10dChannel(Channel):
+    """One end of an edge between two processes; it connects, and connects again, by itself.
+
+    Args:
+        store: where the two ends meet, under ``name``.
+        name: the same for both ends; each edge has one of its own.
+        end: ``"A"``, where activations leave, or ``"B"``, where they arrive.
+        model: see :class:`Channel`.
+        silence: seconds without a sign of life after which a peer is taken for dead.
+        interface: the network interface, such as ``"eth0"``; the loopback one if left out.
+
+    Example:
+        >>> _, url = dni.distributed.serve_store()
+        >>> ends = [
+        ...     dni.distributed.C10dChannel(dni.distributed.open_store(url), "edge 0", end)
+        ...     for end in "AB"
+        ... ]
+        >>> for end in ends:
+        ...     end.open()
+        >>> while not ends[0].send(dni.distributed.Kind.ACTIVATION, 7, torch.ones(3)):
+        ...     pass    # until they have met
+        >>> ends[1].receive(timeout=60).step
+        7
+        >>> ends[0].peer
+        <Peer.PRESENT: 'present'>
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        end: str,
+        *,
+        model: bytes = bytes(16),
+        silence: float = 10.0,
+        interface: str | None = None,
+    ) -> None:
+        super().__init__(model)
+        self.name = name
+        self.silence = _checks.seconds("silence", silence, "dni.distributed.C10dChannel")
+        self._interface = interface or interface_of_loopback()
+        if self._interface != interface_of_loopback():
+            _checks.beyond_loopback(f"an edge over {interface}")
+        self._store = PrefixStore(name, store)
+        self._mine = _checks.end_of_an_edge(end, "dni.distributed.C10dChannel")
+        self._theirs = "B" if end == "A" else "A"
+        self._rank = "AB".index(end)
+        self._outbox = Outbox()
+        self._closing = False
+        self._connection = threading.Condition()
+        self._group: ProcessGroupGloo | None = None
+        self._generation = 0
+        self._threads = [
+            threading.Thread(target=loop, name=f"dni {name} {end}", daemon=True)
+            for loop in (self._receive_all, self._send_all)
+        ]
+
+    def open(self) -> None:
+        """See :meth:`Channel.open`."""
+        if self._store.check(["met"]):  # in a former life of this stage, which is no beginner
+            self.peer = Peer.LOST
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, kind: Kind, step: int, content: object = None, connection: int = 0) -> int:
+        """See :meth:`Channel.send`."""
+        frame = pack(kind, step, content, self.model)  # a copy: parameters may change from here on
+        with self._connection:
+            now = self.counters.connections
+            if self._group is None or connection not in (0, now):
+                self.counters.dropped += 1
+                return 0
+            self.counters.dropped += self._outbox.put(Message(kind, step, frame, now))
+            return now
+
+    def close(self) -> None:
+        """See :meth:`Channel.close`; waits until the peer closes too, as long as there is one.
+
+        Both threads end here. One that still waited inside gloo while Python shuts down would take
+        the process with it.
+        """
+        if self._closing or not self._threads[0].ident:
+            return
+        self._store.set(f"left/{self._mine}", "1")
+        self._closing = True
+        with self._connection:
+            if self._group is not None:
+                frame = pack(Kind.LEFT, 0, None, self.model)
+                self._outbox.put(Message(Kind.LEFT, 0, frame))
+            self._connection.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    # the thread that receives, and connects
+
+    def _receive_all(self) -> None:
+        try:
+            while (group := self._join()) is not None:
+                self._connected(group)
+                try:
+                    while self.peer is not Peer.LEFT:
+                        self._arrived(*self._read(group))
+                    return
+                except WireError:
+                    self._hang_up(group)
+                    raise
+                except RuntimeError:  # gloo's: closed by the peer, or silent for too long
+                    self._lose(group)
+        except Exception as error:  # handed to the thread that calls receive()
+            self.error = error
+            self._lose(self._group)
+        finally:
+            self.inbox.wake()
+
+    def _read(self, group: ProcessGroupGloo) -> tuple[Kind, int, object, int]:
+        """The next message; beats are passed over."""
+        while True:
+            header = torch.empty(LAYOUT.size, dtype=torch.uint8)
+            self._receive(group, header, self.silence)
+            said = unpack_header(header, self.model)
+            body = torch.empty(said.body, dtype=torch.uint8)
+            self._receive(group, body, self.silence + said.body / SLOWEST)
+            kind = _checks.known_kind(said.kind, Kind)
+            if kind is not Kind.BEAT:
+                content = unpack(header, body, self.model)
+                return kind, said.step, content, len(header) + len(body)
+
+    def _receive(self, group: ProcessGroupGloo, into: torch.Tensor, seconds: float) -> None:
+        work = group.recv([into], 1 - self._rank, 0)  # type: ignore[attr-defined]
+        work.wait(timedelta(seconds=seconds))
+
+    def _hang_up(self, group: ProcessGroupGloo) -> None:
+        """End the connection for both; gloo does so when a receive times out."""
+        with suppress(RuntimeError):
+            self._receive(group, torch.empty(1, dtype=torch.uint8), 0.001)
+
+    # the thread that sends
+
+    def _send_all(self) -> None:
+        while (group := self._wait_for_group()) is not None:
+            message = self._outbox.take(self.silence / BEATS)
+            frame = message.content if message else pack(Kind.BEAT, 0, None, self.model)
+            try:
+                self._write(group, frame)
+            except RuntimeError:
+                self._lose(group)
+                continue
+            if message is not None:
+                self.counters.sent += 1
+                self.counters.bytes_sent += len(frame.header) + len(frame.body)
+                if message.kind is Kind.LEFT:
+                    return
+
+    def _write(self, group: ProcessGroupGloo, frame: Frame) -> None:
+        for piece in frame:
+            work = group.send([piece], 1 - self._rank, 0)  # type: ignore[attr-defined]
+            work.wait(FOREVER)
+
+    def _wait_for_group(self) -> ProcessGroupGloo | None:
+        with self._connection:
+            while self._group is None and not self._closing:
+                self._connection.wait()
+            return self._group
+
+    # generations
+
+    def _join(self) -> ProcessGroupGloo | None:
+        """Meet the peer in a generation; ``None`` where it has left, or this end closes."""
+        generation = self._current()
+        if self._store.check([f"{generation}/{self._mine}"]):  # by a former life of this stage
+            generation = self._raise(generation)
+        while self._meet(generation):
+            try:
+                group = self._connect(generation)
+            except RuntimeError:  # the peer died on its way here
+                generation = self._raise(generation)
+                continue
+            if group is None:
+                generation = self._current()
+                continue
+            self._generation = generation
+            return group
+        return None
+
+    def _meet(self, generation: int) -> bool:
+        """Wait for the peer in ``generation``, or for a newer one; ``False``: for nobody."""
+        self._store.set(f"{generation}/{self._mine}", "1")
+        while not self._store.check([f"{generation}/{self._theirs}"]):
+            if self._store.check([f"left/{self._theirs}"]):
+                self.peer = Peer.LEFT
+                return False
+            if self._closing:
+                return False
+            if self._current() != generation:
+                return True
+            time.sleep(POLL)
+        return True
+
+    def _connect(self, generation: int) -> ProcessGroupGloo | None:
+        if self._current() != generation:
+            return None
+        store = PrefixStore(f"{generation}/group", self._store)
+        with listening_on(self._interface):
+            return ProcessGroupGloo(store, self._rank, 2, CONNECT)
+
+    def _current(self) -> int:
+        if not self._store.check(["generation"]):
+            self._store.compare_set("generation", "", "0")
+        return int(self._store.get("generation"))
+
+    def _raise(self, generation: int) -> int:
+        """The next generation, whoever got there first."""
+        self._store.compare_set("generation", str(generation), str(generation + 1))
+        return self._current()
+
+    def _connected(self, group: ProcessGroupGloo) -> None:
+        self._store.set("met", "1")
+        with self._connection:
+            self._group = group
+            self.peer = Peer.PRESENT
+            self.counters.connections += 1
+            self._connection.notify_all()
+        self.inbox.wake()
+
+    def _lose(self, group: ProcessGroupGloo | None) -> None:
+        """Noticed by either thread."""
+        with self._connection:
+            if group is None or self._group is not group:
+                return
+            self._group = None
+            self.counters.dropped += self._outbox.clear()
+            if self.peer is not Peer.LEFT:
+                self.peer = Peer.LOST
+                self.lost_since = time.monotonic()
+        self._raise(self._generation)
+        self.inbox.wake()
+
+
+@contextmanager
+def listening_on(interface: str) -> Iterator[None]:
+    """A gloo group made in this block listens on ``interface``; gloo reads the environment.
+
+    Several threads may be in here at once, for one interface at a time.
+    """
+    with _changed:
+        _changed.wait_for(lambda: not _users or os.environ.get(VARIABLE) == interface)
+        if not _users:
+            _before.append(os.environ.get(VARIABLE))
+            os.environ[VARIABLE] = interface
+        _users.append(threading.get_ident())
+    try:
+        yield
+    finally:
+        with _changed:
+            _users.pop()
+            if not _users:
+                before = _before.pop()
+                del os.environ[VARIABLE]
+                os.environ.update({} if before is None else {VARIABLE: before})
+            _changed.notify_all()

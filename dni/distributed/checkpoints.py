@@ -1,0 +1,122 @@
+"""What a stage keeps on disk: whole files, of which the newest counts.
+
+A stage may die at any moment, also while it writes. So a checkpoint is written beside, brought to
+the disk, and only then given its name; when :meth:`Checkpoints.save` returns it survives the
+process and the machine. Files hold tensors, numbers and plain containers, and are read with
+``weights_only``: nothing in them is ever executed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dni import _checks
+from dni.distributed.parts import merge
+
+__all__ = ["Checkpoints", "export", "merged"]
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in a folder of their own.
+
+    Args:
+        folder: that of the run; the same for all stages.
+        stage: its number, from 0.
+        keep: how many to keep.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     checkpoints = dni.distributed.Checkpoints(folder, stage=0)
+        ...     _ = checkpoints.save(100, {"part": {"weight": torch.ones(2)}})
+        ...     checkpoints.newest()["part"]["weight"]
+        tensor([1., 1.])
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], stage: int, keep: int = 3) -> None:
+        who = type(self).__name__
+        self.folder = Path(folder) / f"stage-{_checks.count('stage', stage, 0, who)}"
+        self.keep = _checks.count("keep", keep, 1, who)
+
+    def save(self, clock: int, content: Mapping[str, Any]) -> Path:
+        """Write ``content`` at step ``clock``; on disk when this returns."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{clock:012d}.pt"
+        partial = path.with_suffix(".partial")
+        with open(partial, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(self.folder)
+        for old in self.paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def paths(self) -> list[Path]:
+        """Those that are there, the newest last."""
+        return sorted(self.folder.glob("[0-9]*.pt"))
+
+    def newest(self) -> dict[str, Any] | None:
+        """What the newest holds, on the CPU; ``None`` if there is none that can be read."""
+        for path in reversed(self.paths()):
+            try:
+                return _load(path)
+            except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+                _checks.damaged(path, error)
+        return None
+
+
+def merged(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``state_dict`` of the whole, plain model, from the newest checkpoint of each stage.
+
+    Example:
+        >>> import tempfile
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+        >>> parts = dni.distributed.split(model, at=["0"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for number, part in enumerate(parts):
+        ...         checkpoints = dni.distributed.Checkpoints(folder, number)
+        ...         _ = checkpoints.save(10, {"part": part.state_dict()})
+        ...     model.load_state_dict(dni.distributed.merged(folder))
+        <All keys matched successfully>
+    """
+    who = "dni.distributed.merged"
+    return merge(
+        _checks.a_part(Checkpoints(folder, stage).newest(), stage, who)
+        for stage in _checks.stages_in(Path(folder), who)
+    )
+
+
+def export(folder: str | os.PathLike[str], into: str | os.PathLike[str]) -> None:
+    """Write what :func:`merged` gives as a checkpoint of ``torch.distributed.checkpoint``.
+
+    Any number of processes can load it, each the shards that it needs:
+    ``torch.distributed.checkpoint.load(state, checkpoint_id=into)``.
+    """
+    from torch.distributed.checkpoint import save  # type: ignore[attr-defined]
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # it is; that is meant
+        save(merged(folder), checkpoint_id=into, no_dist=True)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def _sync_folder(folder: Path) -> None:
+    """The name too is to survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

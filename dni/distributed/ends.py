@@ -1,0 +1,119 @@
+"""What a stage knows of its neighbours: the two ends of an edge, and the batch between them.
+
+::
+
+    stage 0                    stage 1                    stage 2
+    part --> end A ==== end B --> part --> end A ==== end B --> part --> loss
+             edge 0                        edge 1
+
+An end decides what is sent and what is waited for; there is one pair for each unlock
+(:mod:`dni.distributed.update`, :mod:`dni.distributed.complete`). A stage calls the methods of
+its ends in one order, which they are listed in.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from dni import _checks
+from dni.distributed.channels import Channel, Peer
+
+__all__ = ["Batch", "EndA", "EndB"]
+
+LOOK = 0.1  # seconds of waiting after which to look around: for a signal, for a lost peer
+
+
+class Batch(NamedTuple):
+    """What a stage trains on in one step."""
+
+    input: Any
+    """Of the part; of the network, where a stage reads its own data."""
+    target: Any = None
+    """For the loss of the last stage."""
+    context: Any = None
+    """What its synthesizers are conditioned on."""
+    step: int = 0
+    """That of the stage which it came from."""
+    connection: int = 0
+    """What it came over; 0 where no answer is expected."""
+
+
+class End:
+    """What both have.
+
+    Args:
+        channel: leads to the other one.
+        patience: seconds that a neighbour may be away for.
+    """
+
+    def __init__(self, channel: Channel, patience: float = 300.0) -> None:
+        self.channel = channel
+        self.patience = _checks.seconds("patience", patience, type(self).__name__)
+
+    def trained(self) -> list[nn.Module]:
+        """The synthesizers that learn at this end; their parameters join the optimiser."""
+        return []
+
+    def interface(self) -> nn.Module | None:
+        """The interface that stands here, if one does."""
+        return None
+
+    def learn(self, clock: int) -> None:
+        """Before the optimiser's step ``clock``: take in what the neighbour knows better."""
+
+    def tell(self, clock: int) -> None:
+        """After it: let the neighbour know."""
+
+    def hear(self, clock: int) -> None:
+        """In lock-step: wait until the neighbour has told as much."""
+
+    def wait_for_peer(self) -> None:
+        """Until it is there for the first time."""
+        while self.channel.peer is Peer.AWAITED:
+            self.look()
+
+    def look(self) -> None:
+        """Wait a moment for a sign of the neighbour, within bounds."""
+        away = self.channel.peer in (Peer.AWAITED, Peer.LOST)
+        waited = time.monotonic() - self.channel.lost_since
+        if away and waited > self.patience:
+            _checks.neighbour_away(self.channel.peer.value, waited)
+        self.channel.inbox.wait(LOOK)
+        if self.channel.error is not None:
+            raise self.channel.error
+
+
+class EndA(End, ABC):
+    """Where activations leave."""
+
+    @abstractmethod
+    def hand_over(self, h: Any, batch: Batch) -> None:
+        """Learn from a synthetic gradient of ``h``, and let the neighbour have what it needs."""
+
+    def finish(self) -> None:
+        """There are no more batches; wait until all stages behind have finished."""
+
+
+class EndB(End, ABC):
+    """Where activations arrive."""
+
+    reads = False
+    """Whether the stage has to read the data of the network itself."""
+    stopping = False
+    """Whether the stage is to make an end, and need not wait for a neighbour that is lost."""
+
+    def next_batch(self) -> Batch | None:
+        """The next one from the stage before; ``None`` if there are no more."""
+        raise AssertionError("this stage reads its data itself")
+
+    @abstractmethod
+    def take(self, batch: Batch) -> Any:
+        """The input of the part, where a gradient can arrive."""
+
+    @abstractmethod
+    def answer(self, x: Any, batch: Batch) -> None:
+        """The gradient has arrived at ``x``."""

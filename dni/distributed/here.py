@@ -1,0 +1,209 @@
+"""The stage that this process is: which one, between whom, and from where to go on.
+
+All processes run the same script and build the same model. Each finds in its environment which
+stage it is, keeps that part, and meets its neighbours in the store::
+
+    DNI_STAGE   its number, from 0            else RANK
+    DNI_STAGES  how many there are            else WORLD_SIZE
+    DNI_STORE   where they meet: a URL        else tcp://MASTER_ADDR:MASTER_PORT
+    DNI_STATUS  where to write how it goes    else nowhere
+
+``python -m dni.distributed.launch`` sets the left column, torchrun the right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+from dni import _checks, _trees
+from dni.decoupling.shapes import call
+from dni.distributed.c10d import C10dChannel
+from dni.distributed.channels import Channel
+from dni.distributed.checkpoints import Checkpoints
+from dni.distributed.complete import CompleteA, CompleteB
+from dni.distributed.ends import EndA, EndB
+from dni.distributed.parts import split
+from dni.distributed.stage import Optimizer, Stage
+from dni.distributed.stores import open_store
+from dni.distributed.update import UpdateA, UpdateB
+from dni.interfaces import BackwardInterface, BidirectionalInterface
+from dni.synthesizers import synthesizer_for
+
+__all__ = ["Place", "this_stage"]
+
+WHO = "dni.distributed.this_stage"
+Builder = Callable[[Tensor], nn.Module]
+
+
+class Place(NamedTuple):
+    """Where a process stands among the stages."""
+
+    stage: int
+    stages: int
+    store: str
+    interface: str | None = None
+    """The network interface to listen on; the loopback one if left out."""
+    attempt: str = "0"
+    """Where all stages are restarted at once, which time this is: they meet anew."""
+
+    @classmethod
+    def of_environment(cls) -> Place:
+        """As the launcher, or torchrun, says."""
+        env = os.environ
+        _checks.environment_says(env, WHO)
+        stage = int(env.get("DNI_STAGE", env.get("RANK", "")))
+        stages = int(env.get("DNI_STAGES", env.get("WORLD_SIZE", "")))
+        interface = env.get("DNI_INTERFACE")
+        if "DNI_STORE" in env:
+            return cls(stage, stages, env["DNI_STORE"], interface)
+        agents = f"tcp://{env['MASTER_ADDR']}:{env['MASTER_PORT']}"
+        attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return cls(stage, stages, agents, interface, attempt)
+
+
+def this_stage(
+    model: nn.Module,
+    at: list[str],
+    *,
+    sample: Any,
+    optimizer: Optimizer,
+    loss: Callable[[Any, Any], Tensor],
+    synthesizer: Builder = synthesizer_for,
+    input_synthesizer: Callable[[Any, Tensor], nn.Module] | None = None,
+    queue: int = 2,
+    every: int = 20,
+    silence: float = 10.0,
+    patience: float = 300.0,
+    checkpoints: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    place: Place | None = None,
+) -> Stage:
+    """The stage of ``model`` that this process is.
+
+    Args:
+        model: an ``nn.Sequential``, built alike in all processes; see :func:`split`.
+        at: names of the modules behind which it is cut, one less than stages.
+        sample: an input of the network, for the shapes; its values do not matter.
+        optimizer: see :class:`Stage`.
+        loss: of the last stage.
+        synthesizer: makes a synthesizer for the gradient of an activation that it is shown.
+        input_synthesizer: makes one that predicts that activation from the network's input, for a
+            *complete* unlock: it is shown both. Without it, activations travel.
+        queue: with activations that travel, how many batches may be unanswered; 0 is lock-step.
+        every: in a complete unlock, how many steps lie between two exchanges of synthesizers; 0
+            is lock-step.
+        silence: seconds without a sign of life after which a neighbour is taken for dead.
+        patience: seconds that a neighbour may be away for.
+        checkpoints: a folder; what is there already is taken up again.
+        checkpoint_every: how many steps lie between two checkpoints.
+        place: where this process stands; left out, the environment says so.
+
+    On SIGTERM and SIGINT the stage makes an end: the first one at its next step, the others when
+    they have trained on all that it sent. A second signal does what it always did.
+    """
+    place = place or Place.of_environment()
+    parts = split(model, at)
+    n = _checks.which_stage(place.stage, place.stages, len(parts), WHO)
+    shapes = _shapes(parts, sample)
+    model_id = _fingerprint(model, at, input_synthesizer is not None)
+
+    def channel(cut: int, end: str) -> Channel:
+        store = PrefixStore(place.attempt, open_store(place.store))
+        options: dict[str, Any] = {"silence": silence, "interface": place.interface}
+        return C10dChannel(store, f"edge {cut}", end, model=model_id, **options)
+
+    if input_synthesizer is None:
+        ends = _update(synthesizer, queue, patience)
+    else:
+        ends = _complete(synthesizer, partial(input_synthesizer, sample), every, patience)
+    with random_alike(n):
+        downstream = ends.a(channel(n, "A"), shapes[n]) if n < len(at) else None
+    with random_alike(n - 1):
+        upstream = ends.b(channel(n - 1, "B"), shapes[n - 1]) if n > 0 else None
+    kept = None if checkpoints is None else Checkpoints(checkpoints, n)
+    stage = Stage(
+        parts[n], optimizer, loss=loss, upstream=upstream, downstream=downstream,
+        checkpoints=kept, every=checkpoint_every,
+    )  # fmt: skip
+    if "DNI_STATUS" in os.environ:
+        stage.status.file = Path(os.environ["DNI_STATUS"])
+    _end_on_signals(stage)
+    return stage
+
+
+class _Ends(NamedTuple):
+    """How to make the two ends of an edge, for a channel and an activation."""
+
+    a: Callable[[Channel, Tensor], EndA]
+    b: Callable[[Channel, Tensor], EndB]
+
+
+def _update(build: Builder, queue: int, patience: float) -> _Ends:
+    return _Ends(
+        a=lambda channel, h: UpdateA(channel, BackwardInterface(build(h)), queue, patience),
+        b=lambda channel, h: UpdateB(channel, patience=patience),
+    )
+
+
+def _complete(build: Builder, build_input: Builder, every: int, patience: float) -> _Ends:
+    options: dict[str, Any] = {"every": every or 1, "lock_step": every == 0, "patience": patience}
+
+    def interface(h: Tensor) -> BidirectionalInterface:
+        return BidirectionalInterface(build_input(h), build(h))
+
+    return _Ends(
+        a=lambda channel, h: CompleteA(channel, interface(h), **options),
+        b=lambda channel, h: CompleteB(channel, interface(h), **options),
+    )
+
+
+@contextmanager
+def random_alike(cut: int) -> Iterator[None]:
+    """Both ends of an edge start from the same synthesizers, if their processes were seeded so."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1 + cut)
+        yield
+
+
+def _shapes(parts: list[nn.Sequential], sample: Any) -> list[Any]:
+    """The activations behind all parts but the last, for ``sample``."""
+    shapes = []
+    for part in parts[:-1]:
+        sample = _trees.map_tensors(lambda _, h: h.detach(), call(part, sample, WHO))
+        shapes.append(sample)
+    return shapes
+
+
+def _fingerprint(model: nn.Module, at: list[str], complete: bool) -> bytes:
+    """16 bytes that only peers of the same model, cut in the same places, have."""
+    tensors = {name: [str(t.dtype), list(t.shape)] for name, t in model.state_dict().items()}
+    said = json.dumps([tensors, at, complete])
+    return hashlib.blake2b(said.encode(), digest_size=16).digest()
+
+
+def _end_on_signals(stage: Stage) -> None:
+    """The first signal of a kind stops ``stage``; the next finds the handler that was there."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        stage.stop()
+
+    for number in before:
+        signal.signal(number, stop)

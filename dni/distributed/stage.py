@@ -1,0 +1,231 @@
+"""A stage: one part of a network, which trains in a process of its own.
+
+A training step has three phases, so that stages can also take turns within one process: every one
+*advances* (forward, and back from a synthetic gradient or the loss), then every one *learns* from
+what came back and steps, then in lock-step every one *hears* what its neighbours have learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni import _checks, _trees
+from dni.contexts import synthesizer_context
+from dni.distributed.checkpoints import Checkpoints
+from dni.distributed.ends import Batch, EndA, EndB
+from dni.distributed.status import Status
+from dni.parameters import base_parameters
+
+__all__ = ["Stage", "take_turns"]
+
+Optimizer = Callable[[list[nn.Parameter], list[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Stage:
+    """One part, its optimiser, and its ends of the edges to the neighbours.
+
+    Args:
+        part: any module.
+        optimizer: makes an optimiser of two lists: the part's parameters, and those of the
+            synthesizers that learn here, which often want another rate.
+        loss: of the last stage: ``loss(output, target)``, a scalar.
+        upstream: end B of the edge to the stage before; the first has none.
+        downstream: end A of the edge to the stage behind; the last has none.
+        checkpoints: where to keep its state, and from where to take it up again.
+        every: how many steps lie between two checkpoints.
+
+    Attributes:
+        clock: steps made, those of former lives included.
+        status: how it goes.
+
+    Example:
+        >>> def adam(network, synthesizers):
+        ...     return torch.optim.Adam([*network, *synthesizers])
+        >>> a, b = dni.distributed.in_process()
+        >>> interface = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=8))
+        >>> first = dni.distributed.Stage(
+        ...     torch.nn.Linear(4, 8), adam, downstream=dni.distributed.UpdateA(a, interface)
+        ... )
+        >>> last = dni.distributed.Stage(
+        ...     torch.nn.Linear(8, 3),
+        ...     adam,
+        ...     upstream=dni.distributed.UpdateB(b),
+        ...     loss=torch.nn.functional.cross_entropy,
+        ... )
+        >>> x, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+        >>> dni.distributed.take_turns([first, last], x, y)
+        >>> first.clock, last.clock
+        (1, 1)
+    """
+
+    def __init__(
+        self,
+        part: nn.Module,
+        optimizer: Optimizer,
+        *,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        upstream: EndB | None = None,
+        downstream: EndA | None = None,
+        checkpoints: Checkpoints | None = None,
+        every: int = 100,
+    ) -> None:
+        who = type(self).__name__
+        _checks.stage_is_whole(part, loss, upstream, downstream)
+        self.part, self.loss = part, loss
+        self.upstream, self.downstream = upstream, downstream
+        self.ends = [end for end in (downstream, upstream) if end is not None]
+        self.checkpoints, self.every = checkpoints, _checks.count("every", every, 1, who)
+        trained = [parameter for end in self.ends for one in end.trained()
+                   for parameter in one.parameters()]  # fmt: skip
+        self.optimizer = optimizer(base_parameters(part), trained)
+        self.clock = 0
+        self.stopping = False
+        self.status = Status(self)
+        self._resume()
+
+    @property
+    def reads(self) -> bool:
+        """Whether this stage reads the data itself, and does not get it from the one before."""
+        return self.upstream is None or self.upstream.reads
+
+    def train(self, batches: Iterable[Sequence[Any]] | None = None) -> Iterator[int]:
+        """Train until the data end, or :meth:`stop` is called; then finish, stage after stage.
+
+        Args:
+            batches: of ``(input, target)`` or ``(input, target, context)``; looked at only where
+                the stage :attr:`reads`. A stage that was restarted has a ``clock`` to start from.
+
+        Yields:
+            the clock, after each step.
+        """
+        _checks.has_data(batches is not None or not self.reads)
+        source = iter(batches or ())
+        self.optimizer.zero_grad()  # which loads what it needs: neighbours would wait for that
+        for end in self.ends:
+            end.channel.open()
+        while (batch := self.next_batch(source)) is not None:
+            self.advance(batch)
+            self.learn()
+            self.hear()
+            if self.checkpoints and self.clock % self.every == 0:
+                self.save()
+            yield self.clock
+        self.finish()
+
+    def stop(self) -> None:
+        """Make an end at the next step; all stages behind follow. Safe in a signal handler."""
+        self.stopping = True
+        if self.upstream is not None:
+            self.upstream.stopping = True
+
+    def next_batch(self, source: Iterator[Sequence[Any]]) -> Batch | None:
+        """From ``source`` where this stage :attr:`reads`, else from the one before."""
+        batch: Batch | None = None
+        if not self.reads:
+            assert self.upstream is not None
+            batch = self.upstream.next_batch()
+        elif not self.stopping and (item := next(source, None)) is not None:
+            batch = _checks.batch_of(item, Batch)
+        if batch is None:
+            return None
+        like = next(self.part.parameters(), torch.empty(0))
+        data = {"input": batch.input, "target": batch.target, "context": batch.context}
+        return batch._replace(**_trees.on_device_of(data, like))
+
+    def advance(self, batch: Batch) -> None:
+        """Forward, and back from what there is."""
+        x = batch.input if self.upstream is None else self.upstream.take(batch)
+        with synthesizer_context(batch.context):
+            output = self.part(x)
+            if self.downstream is None:
+                assert self.loss is not None
+                loss = self.loss(output, batch.target)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.status.saw_loss(loss)
+            else:
+                self.downstream.hand_over(output, batch)
+        if self.upstream is not None:
+            self.upstream.answer(x, batch)
+
+    def learn(self) -> None:
+        """Take in what came back, and step."""
+        for end in self.ends:
+            end.learn(self.clock + 1)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.clock += 1
+        for end in self.ends:
+            end.tell(self.clock)
+
+    def hear(self) -> None:
+        """In lock-step: wait for the neighbours."""
+        for end in self.ends:
+            end.hear(self.clock)
+        self.status.stepped()
+
+    def save(self) -> None:
+        """Write a checkpoint; it is on disk when this returns."""
+        if self.checkpoints is not None:
+            self.checkpoints.save(self.clock, self.state_dict())
+            self.status.saved = self.clock
+
+    def finish(self) -> None:
+        """Wait for the stages behind to finish, write a checkpoint, and leave."""
+        if self.downstream is not None:
+            self.downstream.finish()
+        self.save()
+        for end in self.ends:
+            end.channel.close()
+        self.status.finished()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a restarted stage needs; tensors, numbers and plain containers."""
+        return {
+            "clock": self.clock,
+            "part": self.part.state_dict(),
+            "interfaces": [interface.state_dict() for interface in self._interfaces()],
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where ``state`` was written."""
+        self.part.load_state_dict(state["part"])
+        for interface, kept in zip(self._interfaces(), state["interfaces"], strict=True):
+            interface.load_state_dict(kept)
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        self.clock = state["clock"]
+
+    def _interfaces(self) -> list[nn.Module]:
+        found = [end.interface() for end in self.ends]
+        return [interface for interface in found if interface is not None]
+
+    def _resume(self) -> None:
+        state = self.checkpoints.newest() if self.checkpoints is not None else None
+        if state is not None:
+            self.load_state_dict(state)
+            self.status.saved = self.clock
+
+
+def take_turns(stages: Sequence[Stage], *batch: Any) -> None:
+    """One step of ``stages`` that are joined by :func:`in_process`, phase after phase.
+
+    Args:
+        stages: from the first to the last.
+        batch: ``input, target`` or ``input, target, context``.
+
+    All in one thread: to debug, and to test against plain backpropagation.
+    """
+    for stage in stages:
+        own = stage.next_batch(iter([batch]))
+        assert own is not None
+        stage.advance(own)
+    for stage in reversed(stages):
+        stage.learn()
+    for stage in stages:
+        stage.hear()

@@ -1,0 +1,1 @@
+"""A network in separate processes, some of which may die."""

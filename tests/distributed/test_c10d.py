@@ -1,0 +1,242 @@
+"""Edges between processes. Both ends live in this one, each with its threads, over real sockets."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from dni.distributed import C10dChannel, Kind, Peer, WireError, open_store, pack
+from dni.distributed.c10d import VARIABLE, listening_on
+from dni.distributed.stores import interface_of_loopback
+
+LONG = 60.0
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/store"
+
+
+@pytest.fixture
+def made() -> Iterator[list[C10dChannel]]:
+    """Channels to be closed at the end, all at once: each waits for its peer."""
+    channels: list[C10dChannel] = []
+    yield channels
+    threads = [threading.Thread(target=channel.close) for channel in channels]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def channel(url: str, end: str, made: list[C10dChannel], **options: object) -> C10dChannel:
+    one = C10dChannel(open_store(url), "edge 0", end, **options)  # type: ignore[arg-type]
+    made.append(one)
+    one.open()
+    return one
+
+
+def pair(url: str, made: list[C10dChannel], **options: object) -> tuple[C10dChannel, C10dChannel]:
+    a, b = (channel(url, end, made, **options) for end in "AB")
+    until(lambda: a.peer is Peer.PRESENT and b.peer is Peer.PRESENT)
+    return a, b
+
+
+class Peer9:
+    """Someone at end B who is not one of us: a bare gloo group."""
+
+    def __init__(self, url: str) -> None:
+        store = dist.PrefixStore("edge 0", open_store(url))
+        until(lambda: store.check(["generation"]))
+        generation = int(store.get("generation"))
+        store.set(f"{generation}/B", "1")
+        with listening_on(interface_of_loopback()):
+            self.group = dist.ProcessGroupGloo(
+                dist.PrefixStore(f"{generation}/group", store), 1, 2, timedelta(seconds=LONG)
+            )
+
+    def send(self, *pieces: torch.Tensor) -> None:
+        for piece in pieces:
+            self.group.send([piece], 0, 0).wait()
+
+
+def test_messages_go_both_ways(url: str, made: list[C10dChannel]) -> None:
+    a, b = pair(url, made)
+    for step in range(20):
+        assert a.send(Kind.ACTIVATION, step, [torch.full((3, 2), step), None, None]) == 1
+        message = b.receive(LONG)
+        assert message is not None
+        assert (message.kind, message.step, message.connection) == (Kind.ACTIVATION, step, 1)
+        assert torch.equal(message.content[0], torch.full((3, 2), step))
+        assert b.send(Kind.GRADIENT, step, message.content[0], message.connection) == 1
+        answer = a.receive(LONG)
+        assert answer is not None
+        assert answer.step == step
+    assert a.counters.received == b.counters.received == 20
+    assert a.counters.bytes_received == b.counters.bytes_sent
+
+
+def test_sending_copies(url: str, made: list[C10dChannel]) -> None:
+    a, b = pair(url, made)
+    tensor = torch.ones(100_000)
+    a.send(Kind.ACTIVATION, 0, tensor)
+    tensor.zero_()
+    message = b.receive(LONG)
+    assert message is not None
+    assert message.content.min() == 1
+
+
+def test_a_silent_edge_stays_alive_by_beats(url: str, made: list[C10dChannel]) -> None:
+    a, b = pair(url, made, silence=0.5)
+    time.sleep(1.5)
+    assert (a.counters.connections, b.counters.connections) == (1, 1)
+    assert (a.peer, b.peer) == (Peer.PRESENT, Peer.PRESENT)
+
+
+def test_a_peer_that_falls_silent_is_lost(url: str, made: list[C10dChannel]) -> None:
+    a = channel(url, "A", made, silence=0.5)
+    stranger = Peer9(url)  # connects, and says nothing
+    until(lambda: a.peer is Peer.PRESENT)
+    until(lambda: a.peer is Peer.LOST)
+    del stranger
+
+
+def test_half_a_message_is_no_message(url: str, made: list[C10dChannel]) -> None:
+    a = channel(url, "A", made, silence=0.5)
+    stranger = Peer9(url)
+    frame = pack(Kind.GRADIENT, 1, torch.ones(4))
+    stranger.send(frame.header)  # and no body
+    until(lambda: a.peer is Peer.PRESENT)
+    until(lambda: a.peer is Peer.LOST)
+    assert a.receive() is None
+    assert a.counters.received == 0
+
+
+def test_who_comes_after_a_loss_is_met_in_a_new_generation(
+    url: str, made: list[C10dChannel]
+) -> None:
+    a = channel(url, "A", made, silence=0.5)
+    stranger = Peer9(url)
+    until(lambda: a.peer is Peer.PRESENT)
+    assert a.send(Kind.ACTIVATION, 1) == 1
+    until(lambda: a.peer is Peer.LOST)
+    assert a.send(Kind.ACTIVATION, 2) == 0
+    assert a.counters.dropped >= 1
+    b = channel(url, "B", made, silence=0.5)
+    assert b.peer in (Peer.LOST, Peer.PRESENT)  # not awaited: this edge has existed
+    until(lambda: a.peer is Peer.PRESENT and b.peer is Peer.PRESENT)
+    assert a.send(Kind.ACTIVATION, 3) == 2
+    message = b.receive(LONG)
+    assert message is not None
+    assert message.step == 3
+    del stranger
+
+
+def test_an_answer_to_what_a_lost_peer_sent_goes_nowhere(url: str, made: list[C10dChannel]) -> None:
+    a, b = pair(url, made)
+    b.counters.connections = 2
+    assert b.send(Kind.GRADIENT, 1, None, connection=1) == 0
+    assert b.counters.dropped == 1
+    assert a.receive(0.05) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "match"),
+    [
+        (torch.arange(48, dtype=torch.uint8), "expected a header that starts with"),
+        (pack(99, 0, None).header, r"expected a kind of message in 1 \(ACTIVATION\).*got 99"),
+        (pack(Kind.GRADIENT, 0, None, bytes([7] * 16)).header, "expected a message of the model"),
+    ],
+)
+def test_garbage_is_refused_where_receive_is_called(
+    url: str, made: list[C10dChannel], header: torch.Tensor, match: str
+) -> None:
+    a = channel(url, "A", made)
+    stranger = Peer9(url)
+    stranger.send(header)
+    if match.startswith("expected a kind"):
+        stranger.send(pack(99, 0, None).body)
+    with pytest.raises(WireError, match=match):
+        until(lambda: a.receive(0.1) is not None)
+    assert a.send(Kind.ACTIVATION, 0) == 0
+
+
+def test_another_version_is_refused(url: str, made: list[C10dChannel]) -> None:
+    a = channel(url, "A", made)
+    stranger = Peer9(url)
+    header = pack(Kind.GRADIENT, 0, None).header.clone()
+    header[4] = 9
+    stranger.send(header)
+    with pytest.raises(WireError, match="expected version 1 of the wire, got 9"):
+        until(lambda: a.receive(0.1) is not None)
+
+
+def test_who_leaves_has_left_and_threads_end(url: str) -> None:
+    before = threading.active_count()
+    made: list[C10dChannel] = []
+    a, b = pair(url, made)
+    a.send(Kind.END, 5)
+    closing = threading.Thread(target=a.close)
+    closing.start()
+    message = b.receive(LONG)
+    assert message is not None
+    assert message.kind is Kind.END
+    until(lambda: b.peer is Peer.LEFT)
+    b.close()
+    closing.join(LONG)
+    assert threading.active_count() == before
+    late = C10dChannel(open_store(url), "edge 0", "A")
+    late.open()
+    until(lambda: late.peer is Peer.LEFT)  # one that died as it left finds nobody, and knows it
+    late.close()
+
+
+def test_only_loopback_listens(url: str, made: list[C10dChannel]) -> None:
+    def listeners() -> set[str]:
+        lines = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+        fields = [line.split() for line in lines.splitlines()]
+        return {f[1] for f in fields if len(f) > 3 and f[3] == "0A"}
+
+    before = listeners()
+    pair(url, made)
+    new = listeners() - before
+    assert new
+    assert {address.split(":")[0] for address in new} == {"0100007F"}
+
+
+def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv(VARIABLE, "eth7")
+    with listening_on("lo"), listening_on("lo"):
+        assert os.environ[VARIABLE] == "lo"
+    assert os.environ[VARIABLE] == "eth7"
+    monkeypatch.delenv(VARIABLE)
+    with listening_on("lo"):
+        pass
+    assert VARIABLE not in os.environ
+
+
+def test_bad_arguments_are_named(url: str) -> None:
+    store = open_store(url)
+    with pytest.raises(ValueError, match=r"C10dChannel: expected end 'A' .* got 'C'"):
+        C10dChannel(store, "edge 0", "C")
+    with pytest.raises(ValueError, match="expected silence to be a positive number of seconds"):
+        C10dChannel(store, "edge 0", "A", silence=0)
+    with pytest.warns(UserWarning, match="an edge over eth7 can be reached from other machines"):
+        C10dChannel(store, "edge 0", "A", interface="eth7")

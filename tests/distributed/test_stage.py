@@ -1,0 +1,289 @@
+"""A stage's manners: what bounds a queue, what it does alone, how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dni
+from dni import distributed
+from dni.distributed import (
+    Batch,
+    Checkpoints,
+    CompleteA,
+    Kind,
+    Peer,
+    Stage,
+    UpdateA,
+    UpdateB,
+    WireError,
+    in_process,
+    take_turns,
+)
+from tests.distributed.networks import adam, batches, complete_stages, network, update_stages
+
+
+def interface(width: int = 8) -> dni.BackwardInterface:
+    return dni.BackwardInterface(dni.BasicSynthesizer(width)).double()
+
+
+def first_and_channel(queue: int) -> tuple[Stage, distributed.Channel]:
+    """A first stage, and the other end of its edge."""
+    a, b = in_process()
+    part = nn.Linear(6, 8).double()
+    return Stage(part, adam, downstream=UpdateA(a, interface(), queue, patience=5)), b
+
+
+def answer(b: distributed.Channel) -> bool:
+    """What the stage behind would do with one activation."""
+    message = b.receive()
+    if message is None:
+        return False
+    return bool(b.send(Kind.GRADIENT, message.step, torch.ones_like(message.content[0])))
+
+
+def test_a_stage_goes_on_while_no_more_than_queue_batches_are_unanswered() -> None:
+    stage, b = first_and_channel(queue=2)
+    assert isinstance(stage.downstream, UpdateA)
+    for x, y, _ in batches(2):
+        stage.advance(Batch(x, y))
+        stage.learn()
+    assert (stage.downstream.unanswered, b.waiting) == (2, 2)
+    assert answer(b)
+    assert answer(b)
+    x, y, _ = next(batches(1))
+    stage.advance(Batch(x, y))
+    stage.learn()
+    assert stage.downstream.unanswered == 1
+
+
+def test_an_answer_teaches_the_synthesizer_with_its_own_trigger_and_context() -> None:
+    stage, b = first_and_channel(queue=5)
+    assert isinstance(stage.downstream, UpdateA)
+    seen: list[Any] = []
+    cut = stage.downstream.interface()
+    cut.synthesizer.register_forward_hook(  # type: ignore[operator, union-attr]
+        lambda module, arguments, output: seen.append(arguments)
+    )
+    data = list(batches(3))
+    cut.synthesizer._context_ignored = True  # type: ignore[union-attr]
+    for x, y, context in data:
+        stage.advance(Batch(x, y, context))
+    predicted = seen[:]
+    seen.clear()
+    for _ in data:
+        answer(b)
+    stage.learn()
+    assert len(seen) == 3
+    for before, after in zip(predicted, seen, strict=True):
+        assert torch.equal(before[0], after[0])
+        assert torch.equal(before[1], after[1])
+
+
+def test_a_stage_trains_on_when_the_one_behind_is_lost_and_counts_what_was_dropped() -> None:
+    stage, _ = first_and_channel(queue=1)
+    assert stage.downstream is not None
+    channel = stage.downstream.channel
+    nn.init.ones_(stage.downstream.trained()[0].input_trigger.weight)  # type: ignore[arg-type, union-attr]
+    data = [Batch(x, y) for x, y, _ in batches(5)]
+    stage.advance(data[0])
+    stage.learn()
+    channel.peer = Peer.LOST
+    for batch in data[1:]:
+        before = stage.part.weight.detach().clone()  # type: ignore[operator]
+        stage.advance(batch)
+        stage.learn()
+    assert channel.counters.dropped == 4
+    assert stage.clock == 5
+    assert stage.status.read()["dropped"] == 4
+    assert not torch.equal(stage.part.weight, before)  # type: ignore[arg-type]
+
+
+def last_and_channel(keep: int = 4) -> tuple[Stage, distributed.Channel]:
+    """A last stage, and the other end of its edge."""
+    a, b = in_process()
+    part = nn.Linear(8, 3).double()
+    return Stage(part, adam, loss=F.cross_entropy, upstream=UpdateB(b, keep, patience=5)), a
+
+
+def send(a: distributed.Channel, step: int) -> None:
+    h = torch.full((4, 8), float(step), dtype=torch.float64)
+    a.send(Kind.ACTIVATION, step, [h, torch.zeros(4, dtype=torch.long), None])
+
+
+def test_the_one_behind_a_lost_stage_rehearses_what_it_kept_and_answers_nobody() -> None:
+    stage, a = last_and_channel()
+    upstream = stage.upstream
+    assert isinstance(upstream, UpdateB)
+    for step in range(6):
+        send(a, step)
+    for _ in range(6):
+        batch = upstream.next_batch()
+        assert batch is not None
+        stage.advance(batch)
+        stage.learn()
+    assert a.waiting == 6
+    upstream.channel.peer = Peer.LOST
+    rehearsed = []
+    for _ in range(40):
+        batch = upstream.next_batch()
+        assert batch is not None
+        stage.advance(batch)
+        rehearsed.append(int(batch.input[0, 0]))
+    assert rehearsed[:8] == [2, 3, 4, 5, 2, 3, 4, 5]
+    assert a.waiting == 6
+    assert stage.status.read()["rehearsed"] == 40
+    upstream.patience = 0.01
+    with pytest.raises(TimeoutError, match=r"expected the neighbouring stage within .* it is lost"):
+        upstream.next_batch()  # ten times each is enough
+
+
+def test_real_batches_come_before_rehearsed_ones() -> None:
+    stage, a = last_and_channel()
+    assert stage.upstream is not None
+    send(a, 1)
+    stage.upstream.channel.peer = Peer.LOST
+    batch = stage.upstream.next_batch()
+    assert batch is not None
+    assert (batch.step, batch.connection) == (1, 1)
+
+
+def test_stages_that_train_end_one_after_another(tmp_path: Path) -> None:
+    """With threads, as with processes."""
+    import threading
+
+    stages = update_stages(network(), [interface(), interface()], queue=2)
+    for number, stage in enumerate(stages):
+        stage.checkpoints = Checkpoints(tmp_path, number)
+        stage.status.file = tmp_path / f"status-{number}"
+    clocks: list[list[int]] = [[], [], []]
+
+    def train(number: int) -> None:
+        data = (batch[:2] for batch in batches(10)) if number == 0 else None
+        clocks[number] += stages[number].train(data)
+
+    threads = [threading.Thread(target=train, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert clocks == [list(range(1, 11))] * 3
+    for number in range(3):
+        content = Checkpoints(tmp_path, number).newest()
+        assert content is not None
+        assert content["clock"] == 10
+        status = json.loads((tmp_path / f"status-{number}").read_text())
+        assert (status["clock"], status["done"], status["saved"]) == (10, True, 10)
+    assert distributed.merged(tmp_path).keys() == network().state_dict().keys()
+
+
+def test_stop_ends_the_data_of_the_first_stage() -> None:
+    stage, b = first_and_channel(queue=100)
+    steps = []
+    endless = (batch[:2] for batch in batches(10**6))
+    for clock in stage.train(endless):
+        steps.append(clock)
+        if clock == 3:
+            stage.stop()
+            b.close()
+    assert steps == [1, 2, 3]
+
+
+def test_a_stage_taken_up_again_starts_from_its_newest_checkpoint(tmp_path: Path) -> None:
+    def stage() -> Stage:
+        a, _ = in_process()
+        part = nn.Linear(6, 8).double()
+        ends = {"downstream": UpdateA(a, interface(), 100)}
+        return Stage(part, adam, checkpoints=Checkpoints(tmp_path, 0), every=2, **ends)  # type: ignore[arg-type]
+
+    one = stage()
+    training = one.train(batch[:2] for batch in batches(9))
+    for _, clock in zip(range(5), training, strict=False):
+        weights = one.part.weight.detach().clone()  # type: ignore[operator]
+        if clock == 4:
+            kept = weights
+    two = stage()
+    assert (two.clock, two.status.saved) == (4, 4)
+    assert torch.equal(two.part.weight, kept)  # type: ignore[arg-type]
+
+
+def test_a_complete_unlock_exchanges_synthesizers_every_few_steps() -> None:
+    cuts = [
+        dni.BidirectionalInterface(
+            dni.BasicSynthesizer(8, 1, 16, trigger_dim=6), dni.BasicSynthesizer(8, 1, 16)
+        ).double()
+        for _ in range(2)
+    ]
+    stages = complete_stages(network(), cuts)
+    for end in (end for stage in stages for end in stage.ends):
+        end._every = 5  # type: ignore[union-attr]
+    for x, y, _ in batches(10):
+        take_turns(stages, x, y)
+    sent = [end.channel.counters.sent for stage in stages for end in stage.ends]
+    assert sent == [3, 3, 3, 3]  # at once to a new neighbour, then at 5 and 10
+
+
+# bad input
+
+
+def test_what_a_stage_needs_is_said() -> None:
+    a, b = in_process()
+    part = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"Stage: expected part to be a Module, got a function"):
+        Stage(lambda x: x, adam, upstream=UpdateB(b), loss=F.cross_entropy)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"expected an edge to a neighbour.*got none"):
+        Stage(part, adam, loss=F.cross_entropy)
+    with pytest.raises(TypeError, match=r"last stage needs loss.*got None"):
+        Stage(part, adam, upstream=UpdateB(b))
+    stage = Stage(part, adam, downstream=UpdateA(a, interface(2)))
+    with pytest.raises(ValueError, match=r"reads the data itself; expected batches.*got none"):
+        next(iter(stage.train()))
+    with pytest.raises(TypeError, match=r"expected batches of .*got Tensor\(2, 2\)"):
+        next(iter(stage.train([torch.ones(2, 2)])))  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"UpdateA: expected queue to be an integer from 0"):
+        UpdateA(a, interface(), queue=-1)
+    with pytest.raises(ValueError, match=r"UpdateB: expected patience to be a positive number"):
+        UpdateB(b, patience=0)
+
+
+def test_gradients_of_another_shape_are_refused() -> None:
+    stage, b = first_and_channel(queue=5)
+    x, y, _ = next(batches(1))
+    stage.advance(Batch(x, y))
+    b.send(Kind.GRADIENT, 1, torch.ones(3))
+    with pytest.raises(WireError, match=r"gradient like the activation, .*8\), got Tensor\(3,\)"):
+        stage.learn()
+
+
+def test_a_neighbour_with_another_unlock_is_refused() -> None:
+    a, b = in_process()
+    cut = dni.BidirectionalInterface(
+        dni.BasicSynthesizer(8, trigger_dim=6), dni.BasicSynthesizer(8)
+    )
+    stage = Stage(nn.Linear(6, 8), adam, downstream=CompleteA(a, cut))
+    b.send(Kind.GRADIENT, 1, torch.ones(3))
+    with pytest.raises(WireError, match=r"expected a message of kind STATE, got GRADIENT.*unlock"):
+        stage.learn()
+    b.send(Kind.STATE, 1, {"w": torch.ones(3)})
+    with pytest.raises(WireError, match=r"expected the synthesizer that this stage has a copy of"):
+        stage.learn()
+    last, other = last_and_channel()
+    other.send(Kind.ACTIVATION, 1, torch.ones(3))
+    assert last.upstream is not None
+    with pytest.raises(WireError, match=r"expected \[activation, target, context\], got a Tensor"):
+        last.upstream.next_batch()
+
+
+def test_a_stage_behind_that_leaves_early_is_an_error() -> None:
+    stage, b = first_and_channel(queue=0)
+    x, y, _ = next(batches(1))
+    stage.advance(Batch(x, y))
+    b.close()
+    with pytest.raises(RuntimeError, match=r"the stage behind has left before the data ended"):
+        stage.learn()
