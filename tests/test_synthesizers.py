@@ -147,7 +147,7 @@ def test_a_context_that_does_not_fit_is_refused(kind, options, context, error, m
     ("made", "shape", "match"),
     [
         (dni.BasicSynthesizer(8), (3, 7), r"8 features .* got shape \(3, 7\). Build it for 7"),
-        (dni.BasicSynthesizer(8), (3, 16, 5, 5), r"dni.ConvSynthesizer\(channels=16\)"),
+        (dni.BasicSynthesizer(8), (3, 16, 5, 5), r"dni.MapSynthesizer\(\(16, 5, 5\)\)"),
         (dni.BasicSynthesizer(8), (), "Add a dimension"),
         (dni.ConvSynthesizer(8), (3, 7, 5, 5), "channels=7"),
         (dni.ConvSynthesizer(8), (3, 8), "use dni.BasicSynthesizer"),
@@ -256,3 +256,82 @@ def test_an_activation_is_a_function():
         dni.BasicSynthesizer(8, activation=nn.GELU)
     with pytest.raises(TypeError, match="a function of one tensor, got 'relu'"):
         dni.BasicSynthesizer(8, activation="relu")
+
+
+def maps(**options):
+    return dni.MapSynthesizer((3, 6, 6), hidden=5, **options)
+
+
+def test_a_map_synthesizer_is_the_sum_of_a_close_and_a_coarse_view():
+    made = settle(dni.MapSynthesizer((3, 16, 12), 2, 5, context_dim=4))
+    assert made.grid == (8, 6)
+    h, c = torch.randn(2, 3, 16, 12), torch.randn(2, 4)
+    blocks = h.unflatten(2, (8, 2)).unflatten(4, (6, 2)).mean((3, 5))
+    coarse = made.coarse(blocks.flatten(1), c).view(2, 3, 8, 6)
+    spread = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(made(h, c), made.close(h, c) + spread)
+
+
+@pytest.mark.parametrize(
+    ("side", "blocks"), [(1, 1), (7, 7), (8, 8), (9, 5), (14, 7), (28, 7), (32, 8), (224, 8)]
+)
+def test_the_coarse_view_has_blocks_of_one_size_and_few(side, blocks):
+    assert dni.MapSynthesizer((1, side, side), hidden=1).grid == (blocks, blocks)
+
+
+def test_a_new_map_synthesizer_says_exactly_nothing_and_can_be_learnt_from():
+    made = maps(context_classes=10)
+    message = made(torch.randn(2, 3, 6, 6), torch.tensor([1, 2]))
+    assert torch.equal(message, torch.zeros(2, 3, 6, 6))
+    message.backward(torch.randn_like(message))
+    for view in (made.close, made.coarse):
+        assert view.layers[-1].weight.grad.abs().sum() > 0
+
+
+def test_other_sizes_of_maps_are_seen_on_the_same_grid():
+    made = settle(maps())
+    h = torch.randn(2, 3, 6, 6)
+    doubled = h.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    message = made(h).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(made(doubled), message)
+
+
+def test_a_map_synthesizer_can_learn_what_a_convolution_cannot():
+    """In front of a flatten each place has weights of its own."""
+
+    def loss_after(made):
+        optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.randn(10, 2 * 4 * 4, generator=generator)
+        for _ in range(300):
+            h = torch.randn(64, 2, 4, 4, generator=generator)
+            labels = torch.randint(10, (64,), generator=generator)
+            loss = F.mse_loss(made(h, labels), weights[labels].view_as(h))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    assert loss_after(dni.MapSynthesizer((2, 4, 4), hidden=32, context_classes=10)) < 0.01
+    assert loss_after(dni.ConvSynthesizer(2, 1, 32, 1, context_classes=10)) > 0.5
+
+
+def test_an_unexpected_context_of_a_map_synthesizer_is_one_warning():
+    with pytest.warns(UserWarning, match="ConvSynthesizer: built without a context") as warned:
+        maps()(torch.randn(2, 3, 6, 6), torch.randn(2, 4))
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: dni.MapSynthesizer((3, 6)), r"expected shape as \(channels, height, width\), got"),
+        (lambda: dni.MapSynthesizer((3, 0, 6)), r"expected shape as .*got \(3, 0, 6\)"),
+        (lambda: dni.MapSynthesizer(3), "expected shape as .*got 3"),
+        (lambda: maps(n_hidden=0), "expected n_hidden to be an integer from 1, got 0"),
+        (lambda: maps()(torch.randn(2, 4, 6, 6)), r"expected a trigger of shape \(N, 3, H, W\)"),
+    ],
+)
+def test_a_map_synthesizer_says_what_it_needs(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()

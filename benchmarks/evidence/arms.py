@@ -38,6 +38,7 @@ class Arm:
     observe: int = 0
     average: float = 0.0
     plain: bool = False  # as older libraries build a synthesizer: not centred
+    close: bool = False  # for maps: 1 x 1 convolutions, which know no places
     batch_norm: bool = False  # in the hidden layer of the synthesizer; of 1024, for vectors
     hidden: int | None = None
     n_hidden: int = 1
@@ -59,6 +60,9 @@ class Arm:
         classes = CLASSES if self.labels else None
 
         def build(h: Tensor) -> nn.Module:
+            if self.close:
+                made = dni.ConvSynthesizer(h.shape[1], 1, 256, 1, context_classes=classes)
+                return dni.Centered(made, (0, 2, 3))
             if self.batch_norm:
                 return dni.Centered(Normed(h.shape[1]))
             made = dni.synthesizer_for(h, self.n_hidden, self.hidden, context_classes=classes)
@@ -124,6 +128,7 @@ TOLD_TRIALS = {
         Arm("cDNI hidden 256", labels=True, hidden=256),
         Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),
         Arm("cDNI linear", labels=True, n_hidden=0),
+        Arm("cDNI close", labels=True, close=True),
         Arm("cDNI average 0.99", labels=True, average=0.99),
         Arm("cDNI replay", labels=True, replay=3),
     )

@@ -22,6 +22,22 @@ def hidden_count(value: Any, who: str) -> None:
         raise ValueError(f"{who}: expected n_hidden, a number of layers from 0 on, got {value!r}.")
 
 
+def at_least_one_hidden(value: Any, who: str) -> None:
+    if not is_integer_from(1, value):
+        raise ValueError(
+            f"{who}: expected n_hidden to be an integer from 1, got {value!r}. Without a hidden "
+            "layer the coarse view would have a weight for each pair of places; for a linear "
+            "synthesizer use dni.ConvSynthesizer."
+        )
+
+
+def map_shape(value: Any, who: str) -> tuple[int, int, int]:
+    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if len(sizes) != 3 or not all(is_integer_from(1, n) for n in sizes):
+        raise ValueError(f"{who}: expected shape as (channels, height, width), got {value!r}.")
+    return sizes
+
+
 def layer_count(value: Any, who: str) -> None:
     if not is_integer_from(0, value):
         raise ValueError(f"{who}: expected num_layers to be a number from 0 on, got {value!r}.")
@@ -58,8 +74,8 @@ def feature_width(tensor: Tensor, width: int, who: str) -> None:
         hint = f"Build it for {tensor.shape[-1]} features" if tensor.dim() else "Add a dimension"
         if tensor.dim() == 4:
             hint = (
-                f"For maps (N, C, H, W) use dni.ConvSynthesizer(channels={tensor.shape[1]}), or "
-                "put the interface behind the flattening"
+                f"For maps (N, C, H, W) use dni.MapSynthesizer({tuple(tensor.shape[1:])}), or put "
+                "the interface behind the flattening"
             )
         raise ValueError(
             f"{who}: expected a trigger of {width} features in its last dimension, got shape "
@@ -135,7 +151,7 @@ def context_shape(leading: torch.Size, width: int, got: Tensor, classes: bool, w
 
 
 def rows_in(message: Tensor, over: tuple[int, ...], who: str) -> None:
-    if over != (-2,) and message.dim() != len(over) + 1:
+    if over not in ((-2,), (0,)) and message.dim() != len(over) + 1:
         raise ValueError(
             f"{who}: rows lie in all dimensions but that of the features; expected a message of "
             f"{len(over) + 1} dimensions for over={over}, got shape {shape(message)}. Build it "

@@ -91,16 +91,18 @@ class Agent:
         logs = DefaultLogsSpecs(log_dir=str(self.files.log.parent))  # os.devnull costs threads
         result: RunResult | None = LocalElasticAgent(spec, logs, start_method="fork").run()
         watch.clear()
-        if result is None or not result.is_failed():  # None: ended by os._exit(0)
+        code = watch.exit_code() if result is None else 0  # None: elastic saw no end, but we did
+        if result is not None and result.is_failed():
+            code = result.failures[0].exitcode
+        if code == 0:
             return None
         said = read(self.files.failure)
         if said.get("life") == life:
             return Failure(**said)
-        end = result.failures[0]
-        how = f"ended with exit code {end.exitcode}"
-        if end.exitcode < 0:
-            how = f"was killed by {end.signal_name()}"
-        excused = self.stopping and end.exitcode == -signal.SIGTERM
+        how = f"ended with exit code {code}"
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        excused = self.stopping and code in (-signal.SIGTERM, 128 + signal.SIGTERM)
         return Failure(life, time.time(), watch.reason or how, excused=excused)
 
     def _tell(self, failure: Failure) -> None:
@@ -152,6 +154,10 @@ class _Life:
         self.reason = self.reason or reason
         if self.worker is not None:
             self.worker.kill()
+
+    def exit_code(self) -> int:
+        """Of the worker; 0 where it had left by ``os._exit(0)`` before the first look."""
+        return 0 if self.worker is None else self.worker.exitcode or 0
 
     def clear(self) -> None:
         """Kill what the worker has left: forks of it keep elastic from seeing its end."""

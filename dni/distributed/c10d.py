@@ -20,7 +20,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -95,6 +95,7 @@ class C10dChannel(Channel):
         self._rank = "AB".index(end)
         self._outbox = Outbox()
         self._closing = False
+        self._ended = False  # the thread that receives
         self._connection = threading.Condition()
         self._group: ProcessGroupGloo | None = None
         self._generation = 0
@@ -107,6 +108,7 @@ class C10dChannel(Channel):
         """See :meth:`Channel.open`."""
         if self._store.check(["met"]):  # in a former life of this stage, which is no beginner
             self.peer = Peer.LOST
+        self.lost_since = time.monotonic()
         for thread in self._threads:
             thread.start()
 
@@ -116,9 +118,9 @@ class C10dChannel(Channel):
         with self._connection:
             now = self.counters.connections
             if self._group is None or connection not in (0, now):
-                self.counters.dropped += 1
+                self.dropped()
                 return 0
-            self.counters.dropped += self._outbox.put(Message(kind, step, frame, now))
+            self.dropped(self._outbox.put(Message(kind, step, frame, now)))
             return now
 
     def close(self) -> None:
@@ -130,14 +132,17 @@ class C10dChannel(Channel):
         if self._closing or not self._threads[0].ident:
             return
         self._store.set(f"left/{self._mine}", "1")
-        self._closing = True
         with self._connection:
-            if self._group is not None:
-                frame = pack(Kind.LEFT, 0, None, self.model)
-                self._outbox.put(Message(Kind.LEFT, 0, frame))
-            self._connection.notify_all()
+            self._closing = True
+            self._say_goodbye()
         for thread in self._threads:
-            thread.join()
+            thread.join(None if self.error is None else self.silence)
+
+    def _say_goodbye(self) -> None:
+        """To whoever is there; within the lock."""
+        if self._closing and self._group is not None:
+            frame = pack(Kind.LEFT, 0, None, self.model)
+            self._outbox.put(Message(Kind.LEFT, 0, frame, self.counters.connections))
 
     # the thread that receives, and connects
 
@@ -150,7 +155,6 @@ class C10dChannel(Channel):
                         self._arrived(*self._read(group))
                     return
                 except WireError:
-                    self._hang_up(group)
                     raise
                 except RuntimeError:  # gloo's: closed by the peer, or silent for too long
                     self._lose(group)
@@ -158,6 +162,9 @@ class C10dChannel(Channel):
             self.error = error
             self._lose(self._group)
         finally:
+            with self._connection:
+                self._ended = True
+                self._connection.notify_all()
             self.inbox.wake()
 
     def _read(self, group: ProcessGroupGloo) -> tuple[Kind, int, object, int]:
@@ -177,16 +184,16 @@ class C10dChannel(Channel):
         work = group.recv([into], 1 - self._rank, 0)  # type: ignore[attr-defined]
         work.wait(timedelta(seconds=seconds))
 
-    def _hang_up(self, group: ProcessGroupGloo) -> None:
-        """End the connection for both; gloo does so when a receive times out."""
-        with suppress(RuntimeError):
-            self._receive(group, torch.empty(1, dtype=torch.uint8), 0.001)
-
     # the thread that sends
 
     def _send_all(self) -> None:
-        while (group := self._wait_for_group()) is not None:
+        while self._wait_for_group():
             message = self._outbox.take(self.silence / BEATS)
+            with self._connection:  # which may be another one by now
+                group, now = self._group, self.counters.connections
+            if group is None or (message is not None and message.connection != now):
+                self.dropped(message is not None and message.kind is not Kind.ACTIVATION)
+                continue
             frame = message.content if message else pack(Kind.BEAT, 0, None, self.model)
             try:
                 self._write(group, frame)
@@ -204,11 +211,11 @@ class C10dChannel(Channel):
             work = group.send([piece], 1 - self._rank, 0)  # type: ignore[attr-defined]
             work.wait(FOREVER)
 
-    def _wait_for_group(self) -> ProcessGroupGloo | None:
+    def _wait_for_group(self) -> bool:
+        """Until there is one; ``False``: there will be none."""
         with self._connection:
-            while self._group is None and not self._closing:
-                self._connection.wait()
-            return self._group
+            self._connection.wait_for(lambda: self._group is not None or self._ended)
+            return self._group is not None
 
     # generations
 
@@ -233,16 +240,16 @@ class C10dChannel(Channel):
     def _meet(self, generation: int) -> bool:
         """Wait for the peer in ``generation``, or for a newer one; ``False``: for nobody."""
         self._store.set(f"{generation}/{self._mine}", "1")
-        while not self._store.check([f"{generation}/{self._theirs}"]):
+        while True:
             if self._store.check([f"left/{self._theirs}"]):
                 self.peer = Peer.LEFT
                 return False
             if self._closing:
                 return False
-            if self._current() != generation:
+            here = self._store.check([f"{generation}/{self._theirs}"])
+            if here or self._current() != generation:
                 return True
             time.sleep(POLL)
-        return True
 
     def _connect(self, generation: int) -> ProcessGroupGloo | None:
         if self._current() != generation:
@@ -267,6 +274,7 @@ class C10dChannel(Channel):
             self._group = group
             self.peer = Peer.PRESENT
             self.counters.connections += 1
+            self._say_goodbye()
             self._connection.notify_all()
         self.inbox.wake()
 
@@ -276,7 +284,8 @@ class C10dChannel(Channel):
             if group is None or self._group is not group:
                 return
             self._group = None
-            self.counters.dropped += self._outbox.clear()
+            unsent = self._outbox.clear()  # activations are counted where they wait for an answer
+            self.dropped(sum(message.kind is not Kind.ACTIVATION for message in unsent))
             if self.peer is not Peer.LEFT:
                 self.peer = Peer.LOST
                 self.lost_since = time.monotonic()

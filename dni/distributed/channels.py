@@ -112,12 +112,12 @@ class Mailbox:
             if not self._messages and timeout > 0:
                 self._changed.wait(timeout)
 
-    def clear(self) -> int:
-        """Forget all; how many they were."""
+    def clear(self) -> list[Message]:
+        """All of them, which leave."""
         with self._changed:
-            count = len(self._messages)
+            messages = list(self._messages)
             self._messages.clear()
-            return count
+            return messages
 
     def wake(self) -> None:
         """Let whoever waits look around."""
@@ -145,6 +145,7 @@ class Channel(ABC):
         self.inbox = Mailbox()
         self.lost_since = time.monotonic()
         self.error: Exception | None = None
+        self._counting = threading.Lock()
 
     @abstractmethod
     def open(self) -> None:
@@ -178,6 +179,11 @@ class Channel(ABC):
             raise self.error
         return message
 
+    def dropped(self, messages: int = 1) -> None:
+        """Count what had nobody to go to; from any thread."""
+        with self._counting:
+            self.counters.dropped += messages
+
     @property
     def waiting(self) -> int:
         """Messages that have come and were not received yet."""
@@ -191,7 +197,7 @@ class Channel(ABC):
         self.counters.received += 1
         self.counters.bytes_received += size
         message = Message(kind, step, content, self.counters.connections)
-        self.counters.dropped += self.inbox.put(message)
+        self.dropped(self.inbox.put(message))
 
 
 class InProcess(Channel):
@@ -206,7 +212,7 @@ class InProcess(Channel):
         """See :meth:`Channel.send`; the message has arrived when this returns."""
         frame = pack(kind, step, content, self.model)
         if self.peer is not Peer.PRESENT:
-            self.counters.dropped += 1
+            self.dropped()
             return 0
         size = len(frame.header) + len(frame.body)
         self.counters.sent += 1

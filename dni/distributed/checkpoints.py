@@ -47,7 +47,9 @@ class Checkpoints:
 
     def save(self, clock: int, content: Mapping[str, Any]) -> Path:
         """Write ``content`` at step ``clock``; on disk when this returns."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _sync_folder(self.folder.parent)
         path = self.folder / f"{clock:012d}.pt"
         partial = path.with_suffix(".partial")
         with open(partial, "wb") as file:
@@ -57,7 +59,8 @@ class Checkpoints:
         partial.replace(path)
         _sync_folder(self.folder)
         for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+            if old != path:  # which is older than one that could not be read
+                old.unlink(missing_ok=True)
         return path
 
     def paths(self) -> list[Path]:

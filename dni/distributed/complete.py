@@ -94,7 +94,8 @@ class CompleteA(_Complete, EndA):
         channel: end A of an edge.
         interface: the copy of this end.
         every: how many steps lie between two messages.
-        lock_step: tell at every step, and wait to be told: the arithmetic of one process.
+        lock_step: tell at every step, and wait to be told: the arithmetic of one process. For
+            tests: it does not survive the death of a stage.
         patience: seconds that the neighbour may be away for.
     """
 

@@ -7,8 +7,8 @@
              edge 0                        edge 1
 
 An end decides what is sent and what is waited for; there is one pair for each unlock
-(:mod:`dni.distributed.update`, :mod:`dni.distributed.complete`). A stage calls the methods of
-its ends in one order, which they are listed in.
+(:mod:`dni.distributed.update`, :mod:`dni.distributed.complete`). In each step a stage calls, of
+its ends: ``next_batch``, ``take``, ``hand_over``, ``answer``; then ``learn``, ``tell``; ``hear``.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class End:
     def __init__(self, channel: Channel, patience: float = 300.0) -> None:
         self.channel = channel
         self.patience = _checks.seconds("patience", patience, type(self).__name__)
+        self.stopping = False
+        """Whether the stage makes an end, and need not wait for who is not there."""
 
     def trained(self) -> list[nn.Module]:
         """The synthesizers that learn at this end; their parameters join the optimiser."""
@@ -72,16 +74,25 @@ class End:
         """In lock-step: wait until the neighbour has told as much."""
 
     def wait_for_peer(self) -> None:
-        """Until it is there for the first time."""
-        while self.channel.peer is Peer.AWAITED:
+        """Until it is there for the first time; if it is away again, not for ever."""
+        while self.channel.peer is Peer.AWAITED and not self.stopping:
             self.look()
+        self.be_patient()
+
+    def be_patient(self) -> None:
+        """Raise if the neighbour has been away for too long."""
+        waited = time.monotonic() - self.channel.lost_since
+        if self.away and waited > self.patience:
+            _checks.neighbour_away(self.channel.peer.value, waited)
+
+    @property
+    def away(self) -> bool:
+        """Whether the neighbour is yet to come, or to come again."""
+        return self.channel.peer in (Peer.AWAITED, Peer.LOST)
 
     def look(self) -> None:
-        """Wait a moment for a sign of the neighbour, within bounds."""
-        away = self.channel.peer in (Peer.AWAITED, Peer.LOST)
-        waited = time.monotonic() - self.channel.lost_since
-        if away and waited > self.patience:
-            _checks.neighbour_away(self.channel.peer.value, waited)
+        """Wait a moment for a sign of the neighbour."""
+        self.be_patient()
         self.channel.inbox.wait(LOOK)
         if self.channel.error is not None:
             raise self.channel.error
@@ -103,8 +114,6 @@ class EndB(End, ABC):
 
     reads = False
     """Whether the stage has to read the data of the network itself."""
-    stopping = False
-    """Whether the stage is to make an end, and need not wait for a neighbour that is lost."""
 
     def next_batch(self) -> Batch | None:
         """The next one from the stage before; ``None`` if there are no more."""

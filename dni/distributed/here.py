@@ -6,6 +6,7 @@ stage it is, keeps that part, and meets its neighbours in the store::
     DNI_STAGE   its number, from 0            else RANK
     DNI_STAGES  how many there are            else WORLD_SIZE
     DNI_STORE   where they meet: a URL        else tcp://MASTER_ADDR:MASTER_PORT
+    DNI_RUN     which run, in a store of many
     DNI_STATUS  where to write how it goes    else nowhere
 
 ``python -m dni.distributed.launch`` sets the left column, torchrun the right one.
@@ -57,8 +58,8 @@ class Place(NamedTuple):
     store: str
     interface: str | None = None
     """The network interface to listen on; the loopback one if left out."""
-    attempt: str = "0"
-    """Where all stages are restarted at once, which time this is: they meet anew."""
+    run: str = "0"
+    """What sets apart the runs, or restarts of all stages at once, that meet in one store."""
 
     @classmethod
     def of_environment(cls) -> Place:
@@ -69,10 +70,10 @@ class Place(NamedTuple):
         stages = int(env.get("DNI_STAGES", env.get("WORLD_SIZE", "")))
         interface = env.get("DNI_INTERFACE")
         if "DNI_STORE" in env:
-            return cls(stage, stages, env["DNI_STORE"], interface)
+            return cls(stage, stages, env["DNI_STORE"], interface, env.get("DNI_RUN", "0"))
         agents = f"tcp://{env['MASTER_ADDR']}:{env['MASTER_PORT']}"
-        attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return cls(stage, stages, agents, interface, attempt)
+        run = env.get("TORCHELASTIC_RESTART_COUNT", "0")  # a node's: of all stages, if it has all
+        return cls(stage, stages, agents, interface, run)
 
 
 def this_stage(
@@ -90,6 +91,7 @@ def this_stage(
     patience: float = 300.0,
     checkpoints: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
+    accumulate: int = 1,
     place: Place | None = None,
 ) -> Stage:
     """The stage of ``model`` that this process is.
@@ -109,7 +111,8 @@ def this_stage(
         silence: seconds without a sign of life after which a neighbour is taken for dead.
         patience: seconds that a neighbour may be away for.
         checkpoints: a folder; what is there already is taken up again.
-        checkpoint_every: how many steps lie between two checkpoints.
+        checkpoint_every: how many batches lie between two checkpoints.
+        accumulate: how many batches the optimiser waits for; see :class:`Stage`.
         place: where this process stands; left out, the environment says so.
 
     On SIGTERM and SIGINT the stage makes an end: the first one at its next step, the others when
@@ -122,7 +125,7 @@ def this_stage(
     model_id = _fingerprint(model, at, input_synthesizer is not None)
 
     def channel(cut: int, end: str) -> Channel:
-        store = PrefixStore(place.attempt, open_store(place.store))
+        store = PrefixStore(place.run, open_store(place.store))
         options: dict[str, Any] = {"silence": silence, "interface": place.interface}
         return C10dChannel(store, f"edge {cut}", end, model=model_id, **options)
 
@@ -137,10 +140,11 @@ def this_stage(
     kept = None if checkpoints is None else Checkpoints(checkpoints, n)
     stage = Stage(
         parts[n], optimizer, loss=loss, upstream=upstream, downstream=downstream,
-        checkpoints=kept, every=checkpoint_every,
+        checkpoints=kept, every=checkpoint_every, accumulate=accumulate,
     )  # fmt: skip
     if "DNI_STATUS" in os.environ:
         stage.status.file = Path(os.environ["DNI_STATUS"])
+        stage.status.report()
     _end_on_signals(stage)
     return stage
 
@@ -175,7 +179,7 @@ def _complete(build: Builder, build_input: Builder, every: int, patience: float)
 def random_alike(cut: int) -> Iterator[None]:
     """Both ends of an edge start from the same synthesizers, if their processes were seeded so."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch.initial_seed() + 1 + cut)
+        torch.default_generator.manual_seed(torch.initial_seed() + 1 + cut)
         yield
 
 
@@ -196,14 +200,19 @@ def _fingerprint(model: nn.Module, at: list[str], complete: bool) -> bytes:
 
 
 def _end_on_signals(stage: Stage) -> None:
-    """The first signal of a kind stops ``stage``; the next finds the handler that was there."""
+    """Until ``stage`` has finished the first signal of a kind stops it; the next one does not."""
     if threading.current_thread() is not threading.main_thread():
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
         stage.stop()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
     for number in before:
         signal.signal(number, stop)
+    stage.at_finish.append(restore)

@@ -114,6 +114,7 @@ class _Launcher:
                 self._stop()
                 while self._look():
                     pass
+                self._draw()
         failures = self._failures()
         if failures:
             raise _checks.stages_failed(failures)

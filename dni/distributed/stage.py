@@ -36,10 +36,12 @@ class Stage:
         upstream: end B of the edge to the stage before; the first has none.
         downstream: end A of the edge to the stage behind; the last has none.
         checkpoints: where to keep its state, and from where to take it up again.
-        every: how many steps lie between two checkpoints.
+        every: how many batches lie between two checkpoints.
+        accumulate: how many batches the optimiser waits for; the loss is divided by it. A stage
+            holds the activations of one batch at a time, so small ones save memory.
 
     Attributes:
-        clock: steps made, those of former lives included.
+        clock: batches trained on, those of former lives included.
         status: how it goes.
 
     Example:
@@ -72,18 +74,22 @@ class Stage:
         downstream: EndA | None = None,
         checkpoints: Checkpoints | None = None,
         every: int = 100,
+        accumulate: int = 1,
     ) -> None:
         who = type(self).__name__
         _checks.stage_is_whole(part, loss, upstream, downstream)
         self.part, self.loss = part, loss
         self.upstream, self.downstream = upstream, downstream
         self.ends = [end for end in (downstream, upstream) if end is not None]
-        self.checkpoints, self.every = checkpoints, _checks.count("every", every, 1, who)
+        self.checkpoints = checkpoints
+        self.accumulate = _checks.count("accumulate", accumulate, 1, who)
+        self.every = _checks.count("every", every, 1, who)
         trained = [parameter for end in self.ends for one in end.trained()
                    for parameter in one.parameters()]  # fmt: skip
         self.optimizer = optimizer(base_parameters(part), trained)
         self.clock = 0
         self.stopping = False
+        self.at_finish: list[Callable[[], None]] = []
         self.status = Status(self)
         self._resume()
 
@@ -100,7 +106,8 @@ class Stage:
                 the stage :attr:`reads`. A stage that was restarted has a ``clock`` to start from.
 
         Yields:
-            the clock, after each step.
+            the clock, after each batch. To end early call :meth:`stop` and let the loop run out:
+            the stages behind are told so. Who leaves it by ``break`` just vanishes.
         """
         _checks.has_data(batches is not None or not self.reads)
         source = iter(batches or ())
@@ -111,7 +118,8 @@ class Stage:
             self.advance(batch)
             self.learn()
             self.hear()
-            if self.checkpoints and self.clock % self.every == 0:
+            due = self.clock - self.status.saved >= self.every
+            if due and self.clock % self.accumulate == 0:  # half a step cannot be saved
                 self.save()
             yield self.clock
         self.finish()
@@ -119,8 +127,8 @@ class Stage:
     def stop(self) -> None:
         """Make an end at the next step; all stages behind follow. Safe in a signal handler."""
         self.stopping = True
-        if self.upstream is not None:
-            self.upstream.stopping = True
+        for end in self.ends:
+            end.stopping = True
 
     def next_batch(self, source: Iterator[Sequence[Any]]) -> Batch | None:
         """From ``source`` where this stage :attr:`reads`, else from the one before."""
@@ -138,13 +146,13 @@ class Stage:
 
     def advance(self, batch: Batch) -> None:
         """Forward, and back from what there is."""
-        x = batch.input if self.upstream is None else self.upstream.take(batch)
         with synthesizer_context(batch.context):
+            x = batch.input if self.upstream is None else self.upstream.take(batch)
             output = self.part(x)
             if self.downstream is None:
                 assert self.loss is not None
                 loss = self.loss(output, batch.target)
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
                 self.status.saw_loss(loss)
             else:
                 self.downstream.hand_over(output, batch)
@@ -155,9 +163,10 @@ class Stage:
         """Take in what came back, and step."""
         for end in self.ends:
             end.learn(self.clock + 1)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         self.clock += 1
+        if self.clock % self.accumulate == 0:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         for end in self.ends:
             end.tell(self.clock)
 
@@ -174,13 +183,18 @@ class Stage:
             self.status.saved = self.clock
 
     def finish(self) -> None:
-        """Wait for the stages behind to finish, write a checkpoint, and leave."""
+        """Write a checkpoint, wait for the stages behind to finish, and leave."""
+        if self.clock % self.accumulate:  # the last few
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.save()
         if self.downstream is not None:
             self.downstream.finish()
-        self.save()
         for end in self.ends:
             end.channel.close()
         self.status.finished()
+        for function in self.at_finish:
+            function()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a restarted stage needs; tensors, numbers and plain containers."""
@@ -209,7 +223,7 @@ class Stage:
         state = self.checkpoints.newest() if self.checkpoints is not None else None
         if state is not None:
             self.load_state_dict(state)
-            self.status.saved = self.clock
+            self.status.saved = self.status.resumed = self.clock
 
 
 def take_turns(stages: Sequence[Stage], *batch: Any) -> None:

@@ -37,6 +37,7 @@ class Status:
         self.longest_pause = 0.0
         self.done = False
         self.saved = 0
+        self.resumed = 0
         self.file: Path | None = None
 
     def saw_loss(self, loss: Tensor) -> None:
@@ -81,6 +82,7 @@ class Status:
             "pid": os.getpid(),
             "clock": stage.clock,
             "saved": self.saved,
+            "resumed": self.resumed,
             "done": self.done,
             "steps_per_second": self._steps / max(self._last - self._since, 1e-9),
             "longest_pause": self.longest_pause,

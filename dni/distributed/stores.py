@@ -7,6 +7,7 @@ the address that was named, and for any but the loopback one a warning says what
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -77,7 +78,10 @@ def _port(url: str) -> int | None:
 
 
 def _loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def interface_of_loopback() -> str:

@@ -13,9 +13,10 @@ In step 3 the synthesizer has changed since step 1, so it predicts anew; that is
 having waited. One rule bounds all queues: end A goes on while at most ``queue`` batches are
 unanswered. With ``queue=0`` that is lock-step, the arithmetic of a single process.
 
-A neighbour that dies holds nobody up. End A trains on with the synthesizer as it is, and counts
-what nobody received. End B trains on batches that it has kept, and counts those; a stage that
-has been restarted finds its neighbours further, and the next batch is its first.
+A neighbour that dies holds nobody up, nor does one that has been restarted and is not at work
+yet. End A trains on with the synthesizer as it is, and counts what nobody received. End B trains
+on batches that it has kept, and counts those. The restarted stage finds its neighbours further,
+and the next batch is its first.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class UpdateA(EndA):
         self._interface = interface
         self.queue = _checks.count("queue", queue, 0, type(self).__name__)
         self._sent = 0
+        self._answered_over = 1  # a connection: of the first, an answer is worth waiting for
         self._unanswered: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     @property
@@ -76,6 +78,11 @@ class UpdateA(EndA):
         """See :meth:`EndA.hand_over`."""
         self._interface.backward(h)
         self.wait_for_peer()
+        _checks.not_left(self.channel.peer is Peer.LEFT and not self.stopping)
+        self._forget_before(self.channel.counters.connections)
+        if self.unanswered > self.queue:  # by a neighbour that has come again, but not to work
+            self.channel.dropped()
+            return
         h = _trees.map_tensors(lambda _, tensor: tensor.detach(), h)
         self._sent += 1
         content = [h, batch.target, batch.context]
@@ -86,35 +93,37 @@ class UpdateA(EndA):
 
     def learn(self, clock: int) -> None:
         """Learn from the gradients that have come; wait while too many have not."""
+        self._forget_before(self.channel.counters.connections)
         while (message := self.channel.receive()) is not None:
             self._regress(message)
-        while self.unanswered > self.queue and self._still_there():
+        while self.unanswered > self.queue and self._at_work():
             if (message := self.channel.receive(LOOK)) is not None:
                 self._regress(message)
 
     def finish(self) -> None:
         """See :meth:`EndA.finish`; a neighbour that comes again is told again."""
         told = 0
-        while self.channel.peer is not Peer.LEFT:
+        while self.channel.peer is not Peer.LEFT and not (self.stopping and self.away):
             if self.channel.peer is Peer.PRESENT and told != self.channel.counters.connections:
                 told = self.channel.send(Kind.END, self._sent)
-            self.channel.inbox.clear()  # gradients that teach nothing any more
+            self.channel.dropped(len(self.channel.inbox.clear()))  # they teach nothing any more
             self.look()
 
     def _regress(self, message: Message) -> None:
         place = (message.connection, message.step)
         _checks.is_kind(message.kind, Kind.GRADIENT)
+        self._answered_over = message.connection
         if place in self._unanswered:
             h, context = self._unanswered.pop(place)
             gradient = _trees.on_device_of(_checks.gradient_fits(message.content, h), h)
             with synthesizer_context(context):
                 self._interface.send(gradient, h)
 
-    def _still_there(self) -> bool:
+    def _at_work(self) -> bool:
+        """Whether the neighbour will answer soon."""
         if self.channel.peer is Peer.PRESENT:
-            return True
+            return self._answered_over == self.channel.counters.connections
         self._forget_before(self.channel.counters.connections + 1)
-        _checks.not_left(self.channel.peer is Peer.LEFT)
         return False
 
     def _forget_before(self, connection: int) -> None:
@@ -122,7 +131,7 @@ class UpdateA(EndA):
         lost = [place for place in self._unanswered if place[0] < connection]
         for place in lost:
             del self._unanswered[place]
-        self.channel.counters.dropped += len(lost)
+        self.channel.dropped(len(lost))
 
 
 class UpdateB(EndB):
@@ -139,6 +148,7 @@ class UpdateB(EndB):
         self._kept: deque[Batch] = deque(maxlen=_checks.count("keep", keep, 0, type(self).__name__))
         self.rehearsed = 0
         self._left_to_rehearse = 0
+        self._heard_over = 0  # a connection
 
     def next_batch(self) -> Batch | None:
         """See :meth:`EndB.next_batch`."""
@@ -146,10 +156,10 @@ class UpdateB(EndB):
             message = self.channel.receive(0.0)
             if message is not None:
                 break
-            lost = self.channel.peer is Peer.LOST
-            if self.channel.peer is Peer.LEFT or (lost and self.stopping):
+            if self.channel.peer is Peer.LEFT or (self.away and self.stopping):
                 return None
-            if lost and self._left_to_rehearse > 0:
+            idle = self._heard_over != self.channel.counters.connections
+            if (self.away or idle) and self._left_to_rehearse > 0:
                 return self._rehearse()
             self.look()
         if message.kind is Kind.END:
@@ -157,6 +167,7 @@ class UpdateB(EndB):
         batch: Batch = _checks.a_batch(message, Kind.ACTIVATION, Batch)
         self._kept.append(batch._replace(connection=0))
         self._left_to_rehearse = REHEARSALS * len(self._kept)
+        self._heard_over = message.connection
         return batch
 
     def take(self, batch: Batch) -> Any:

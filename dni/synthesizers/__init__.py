@@ -21,12 +21,14 @@ from dni.synthesizers.centered import Centered
 from dni.synthesizers.choice import synthesizer_for
 from dni.synthesizers.conv import ConvSynthesizer
 from dni.synthesizers.local import LocalLossSynthesizer
+from dni.synthesizers.maps import MapSynthesizer
 from dni.synthesizers.tokens import TokenSynthesizer
 
 __all__ = [
     "BasicSynthesizer",
     "TokenSynthesizer",
     "ConvSynthesizer",
+    "MapSynthesizer",
     "LocalLossSynthesizer",
     "Centered",
     "synthesizer_for",

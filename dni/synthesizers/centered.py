@@ -24,7 +24,8 @@ class Centered(nn.Module):
     Args:
         synthesizer: any synthesizer.
         over: the dimensions of its messages in which rows lie: -2 for features, and for the
-            states of PyTorch's recurrent modules; ``(0, 1)`` for tokens, ``(0, 2, 3)`` for maps.
+            states of PyTorch's recurrent modules; ``(0, 1)`` for tokens; for maps 0, each place
+            by itself, or ``(0, 2, 3)``.
             A batch of one row is left as it is.
 
     Example:

@@ -11,6 +11,7 @@ from dni import _checks
 from dni.synthesizers.basic import BasicSynthesizer
 from dni.synthesizers.centered import Centered
 from dni.synthesizers.conv import ConvSynthesizer
+from dni.synthesizers.maps import MapSynthesizer
 from dni.synthesizers.tokens import TokenSynthesizer
 
 WIDE, WIDER = 256, 1024  # a hidden layer, at least: for each of many places, for a whole sample
@@ -31,7 +32,7 @@ def synthesizer_for(
     ======================================  =============================================
     ``(features,)``, ``(batch, features)``  :class:`BasicSynthesizer`
     ``(batch, time, features)``             :class:`TokenSynthesizer`
-    ``(batch, channels, height, width)``    :class:`ConvSynthesizer`, of 1 x 1
+    ``(batch, channels, height, width)``    :class:`MapSynthesizer`
     ======================================  =============================================
 
     It is what :func:`dni.decouple` takes where it is given none. Only the shape is looked at:
@@ -40,7 +41,8 @@ def synthesizer_for(
 
     Args:
         output: what a module puts out.
-        n_hidden: number of hidden layers; 0 is linear.
+        n_hidden: number of hidden layers; 0 is linear (for maps a :class:`ConvSynthesizer` of
+            1 x 1, which knows no places).
         hidden: their width, or channels; left out, those of ``output``, and at least 1024 for
             vectors, 256 for tokens and maps. Wide ones learn better, whatever the network's
             width (``docs/results.rst``); ``hidden=256`` is cheaper.
@@ -64,11 +66,15 @@ def synthesizer_for(
     hidden = max(width, WIDER if vectors else WIDE) if hidden is None else hidden
     made: nn.Module
     if maps:
-        made = ConvSynthesizer(width, n_hidden, hidden, kernel_size=1, **contexts)
+        made = (
+            MapSynthesizer(tuple(output.shape[1:]), n_hidden, hidden, **contexts)
+            if n_hidden
+            else ConvSynthesizer(width, 0, kernel_size=1, **contexts)
+        )
     else:
         kind = BasicSynthesizer if vectors else TokenSynthesizer
         made = kind(width, n_hidden, hidden, **contexts)
-    over = {3: (0, 1), 4: (0, 2, 3)}.get(output.dim(), -2)
+    over: int | tuple[int, ...] = (0, 1) if output.dim() == 3 else 0 if maps else -2
     return like(Centered(made, over), output)
 
 

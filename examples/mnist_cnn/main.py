@@ -1,8 +1,9 @@
-"""Update unlock for feature maps: convolutional synthesizers.
+"""Update unlock for feature maps: synthesizers that know what is where.
 
-The gradient of a map is a map: what a pixel needs depends on its neighbourhood, and the
-same everywhere. So the synthesizer is a stack of convolutions, and a label, which
-belongs to the whole image, is broadcast over space.
+The gradient of a map is a map. What a place needs depends on what is there, and in front of the
+linear layer, where each place has weights of its own, also on which place it is. So the
+synthesizer is the sum of a convolution and a coarse view of the whole map; a label, which
+belongs to the whole image, is told to both.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class Network(nn.Module):
             for i, o in pairwise(channels)
         )
         self.interfaces = nn.ModuleList(
-            dni.BackwardInterface(synthesizer(context), unlock=unlock, normalize=normalize)
-            for _ in range(layers if decoupled else 0)
+            dni.BackwardInterface(
+                synthesizer(side // 2**layer, context), unlock=unlock, normalize=normalize
+            )
+            for layer in range(1, layers + 1 if decoupled else 1)
         )
         self.output = nn.Linear(CHANNELS * (side // 2**layers) ** 2, CLASSES)
 
@@ -56,11 +59,10 @@ class Network(nn.Module):
         return self.output(x.flatten(1))
 
 
-def synthesizer(context: bool) -> dni.ConvSynthesizer:
-    """One hidden layer of convolutions."""
-    return dni.ConvSynthesizer(
-        CHANNELS, n_hidden=1, kernel_size=3, context_classes=CLASSES if context else None
-    )
+def synthesizer(side: int, context: bool) -> dni.Centered:
+    """One hidden layer, for maps of ``side`` x ``side``."""
+    made = dni.MapSynthesizer((CHANNELS, side, side), context_classes=CLASSES if context else None)
+    return dni.Centered(made, over=0)
 
 
 def main() -> None:

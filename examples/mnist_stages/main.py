@@ -26,6 +26,7 @@ from examples import training
 from examples.data import CLASSES, Images, load
 
 LAYERS = 2  # of each stage
+WIDTH = 256
 COLUMNS = ("clock", "steps/s", "queue", "dropped", "rehearsed", "pause, s", "synth. loss", "cosine")
 FORMATS = ("{:d}", "{:.1f}", "{:d}", "{:d}", "{:d}", "{:.2f}", "{:.3f}", "{:.2f}")
 KEYS = ("clock", "steps_per_second", "queue", "dropped", "rehearsed", "longest_pause",
@@ -74,7 +75,7 @@ def train(arguments: argparse.Namespace) -> None:
         checkpoint_every=50,
     )
     deaths = [step for number, step in arguments.kill if number == int(os.environ["DNI_STAGE"])]
-    death = dict(enumerate(deaths, 1)).get(int(os.environ["DNI_LIFE"]))
+    death = dict(enumerate(deaths, 1)).get(int(os.environ.get("DNI_LIFE", "1")))
     for clock in stage.train(batches(data, arguments, stage.clock)):
         if clock == death:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -128,7 +129,7 @@ def parse() -> argparse.Namespace:
         "MNIST in stages, each a process, that train at once and survive a death"
     )
     parser.add_argument("--stages", type=int, default=3)
-    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--unlock", choices=("update", "complete"), default="update")
     parser.add_argument("--queue", type=int, default=2, help="batches that may be unanswered")
     parser.add_argument(

@@ -130,6 +130,7 @@ def test_compiled_whole_it_has_the_same_gradients(case, backend):
 
 
 def _moved(synthesizer):
-    for parameter in synthesizer.synthesizer.layers[-1].parameters():
-        nn.init.normal_(parameter, std=0.1)
+    for name, parameter in synthesizer.named_parameters():
+        if ".layers." in name:  # the last ones, which start at zero
+            nn.init.normal_(parameter, std=0.1)
     return synthesizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -73,6 +74,13 @@ class Peer9:
     def send(self, *pieces: torch.Tensor) -> None:
         for piece in pieces:
             self.group.send([piece], 0, 0).wait()
+
+    def hang_up(self) -> None:
+        """A receive that times out ends a gloo connection for both."""
+        with suppress(RuntimeError):
+            self.group.recv([torch.empty(10**6, dtype=torch.uint8)], 0, 0).wait(
+                timedelta(milliseconds=1)
+            )
 
 
 def test_messages_go_both_ways(url: str, made: list[C10dChannel]) -> None:
@@ -147,6 +155,37 @@ def test_who_comes_after_a_loss_is_met_in_a_new_generation(
     del stranger
 
 
+def test_the_first_messages_after_a_quick_return_arrive(url: str, made: list[C10dChannel]) -> None:
+    """The thread that sends looked for messages of the connection that had just been lost."""
+    a = channel(url, "A", made, silence=20.0)
+    stranger = Peer9(url)
+    until(lambda: a.peer is Peer.PRESENT)
+    stranger.hang_up()
+    until(lambda: a.peer is Peer.LOST)
+    b = channel(url, "B", made, silence=20.0)
+    until(lambda: a.peer is Peer.PRESENT and b.peer is Peer.PRESENT)
+    for step in range(3):
+        assert a.send(Kind.ACTIVATION, step) == 2
+        assert b.send(Kind.GRADIENT, step) == 1
+    for one in (a, b):
+        for step in range(3):
+            message = one.receive(LONG)
+            assert message is not None
+            assert message.step == step
+
+
+def test_who_closes_while_it_connects_is_known_to_have_left(
+    url: str, made: list[C10dChannel]
+) -> None:
+    a = channel(url, "A", made)
+    closing = threading.Thread(target=a.close)
+    closing.start()
+    closing.join(LONG)
+    assert not closing.is_alive()
+    b = channel(url, "B", made)
+    until(lambda: b.peer is Peer.LEFT)
+
+
 def test_an_answer_to_what_a_lost_peer_sent_goes_nowhere(url: str, made: list[C10dChannel]) -> None:
     a, b = pair(url, made)
     b.counters.connections = 2
@@ -174,6 +213,7 @@ def test_garbage_is_refused_where_receive_is_called(
     with pytest.raises(WireError, match=match):
         until(lambda: a.receive(0.1) is not None)
     assert a.send(Kind.ACTIVATION, 0) == 0
+    stranger.hang_up()
 
 
 def test_another_version_is_refused(url: str, made: list[C10dChannel]) -> None:
@@ -184,6 +224,7 @@ def test_another_version_is_refused(url: str, made: list[C10dChannel]) -> None:
     stranger.send(header)
     with pytest.raises(WireError, match="expected version 1 of the wire, got 9"):
         until(lambda: a.receive(0.1) is not None)
+    stranger.hang_up()
 
 
 def test_who_leaves_has_left_and_threads_end(url: str) -> None:
