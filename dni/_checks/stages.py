@@ -190,6 +190,15 @@ def which_stage(stage: int, stages: int, parts: int, who: str) -> int:
     return stage
 
 
+def most_arrived(dropped: int, clock: int) -> None:
+    if dropped > clock / 10 + 10:
+        warnings.warn(
+            f"{WHO}: {dropped} messages of a stage that made {clock} steps were dropped while the "
+            "stage behind was away: that one has missed a large part of the run. Train for longer.",
+            stacklevel=4,
+        )
+
+
 # checkpoints
 
 

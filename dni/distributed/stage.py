@@ -190,6 +190,7 @@ class Stage:
         self.save()
         if self.downstream is not None:
             self.downstream.finish()
+            _checks.most_arrived(self.downstream.channel.counters.dropped, self.clock)
         for end in self.ends:
             end.channel.close()
         self.status.finished()

@@ -28,7 +28,8 @@ class Status:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._monitor: Monitor | None = None
+        interfaces = [one for end in stage.ends if (one := end.interface()) is not None]
+        self._monitor = Monitor(nn.ModuleList(interfaces)) if interfaces else None
         self._loss: Tensor | None = None
         self._since = self._last = self._reported = time.monotonic()
         self._steps = 0
@@ -97,9 +98,6 @@ class Status:
 
     def _synthesizer(self) -> dict[str, float | None]:
         """Its loss and cosine since the last look; of several, the mean."""
-        interfaces = [one for end in self._stage.ends if (one := end.interface()) is not None]
-        if self._monitor is None and interfaces:
-            self._monitor = Monitor(nn.ModuleList(interfaces))
         if self._monitor is not None:
             seen = [one for one in self._monitor.read().values() if one.messages]
             if seen:

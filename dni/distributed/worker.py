@@ -139,7 +139,10 @@ def live(plan: Plan, stage: int, life: int, agent: int) -> None:
             raise
     except BaseException as error:
         how, words = f"raised {type(error).__name__}", _traceback(error)
-        failure = Failure(life, time.time(), how, words, fatal=isinstance(error, FATAL))
+        status = read(files.status)  # an error before the first step comes again
+        useless = "clock" in status and status["clock"] == status.get("resumed")
+        fatal = isinstance(error, FATAL) or useless
+        failure = Failure(life, time.time(), how, words, fatal=fatal)
         write(files.failure, failure._asdict())
         sys.stderr.write(words)
         raise SystemExit(1) from None

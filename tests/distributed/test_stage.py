@@ -301,3 +301,15 @@ def test_a_stage_behind_that_leaves_early_is_an_error() -> None:
     x, y, _ = next(batches(1))
     with pytest.raises(RuntimeError, match=r"the stage behind has left before the data ended"):
         stage.advance(Batch(x, y))
+
+
+def test_a_stage_whose_neighbour_missed_much_of_the_run_says_so() -> None:
+    stage, _ = first_and_channel(queue=1)
+    assert stage.downstream is not None
+    stage.downstream.channel.peer = Peer.LOST
+    for x, y, _ in batches(30):
+        stage.advance(Batch(x, y))
+        stage.learn()
+    stage.stop()
+    with pytest.warns(UserWarning, match=r"30 messages of a stage that made 30 steps were dropped"):
+        stage.finish()
