@@ -110,8 +110,8 @@ def test_sending_copies(url: str, made: list[C10dChannel]) -> None:
 
 
 def test_a_silent_edge_stays_alive_by_beats(url: str, made: list[C10dChannel]) -> None:
-    a, b = pair(url, made, silence=0.5)
-    time.sleep(1.5)
+    a, b = pair(url, made, silence=3.0)
+    time.sleep(4.0)
     assert (a.counters.connections, b.counters.connections) == (1, 1)
     assert (a.peer, b.peer) == (Peer.PRESENT, Peer.PRESENT)
 
