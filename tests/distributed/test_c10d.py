@@ -95,6 +95,7 @@ def test_messages_go_both_ways(url: str, made: list[C10dChannel]) -> None:
         answer = a.receive(LONG)
         assert answer is not None
         assert answer.step == step
+    until(lambda: a.counters.sent == b.counters.sent == 20)  # counted when they are on their way
     assert a.counters.received == b.counters.received == 20
     assert a.counters.bytes_received == b.counters.bytes_sent
 
