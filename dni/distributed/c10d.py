@@ -11,7 +11,9 @@ which both leave their names before either connects::
 
 gloo cannot be asked whether a message has come, and a receive that times out ends the connection
 for both. So each direction has a thread that waits, and silence *is* the end of a connection: a
-peer that has nothing to say sends a beat.
+peer that has nothing to say sends a beat. Once in a great while gloo does not tell a send that
+its peer has died. So every connection has an outbox and a sending thread of its own: one that is
+stuck in the last connection holds up neither the next nor, for longer than a silence, the end.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -38,7 +40,6 @@ POLL = 0.01  # seconds between two looks into the store
 BEATS = 5  # in the longest silence
 SLOWEST = 1e6  # bytes per second that a body may take
 CONNECT = timedelta(seconds=3)  # both are there; one that dies just now must not hold the other
-FOREVER = timedelta(days=365)  # a full peer is no dead one: a send waits
 
 VARIABLE = "GLOO_SOCKET_IFNAME"
 _changed = threading.Condition()
@@ -58,6 +59,7 @@ class C10dChannel(Channel):
         interface: the network interface, such as ``"eth0"``; the loopback one if left out.
 
     Example:
+        >>> import threading
         >>> _, url = dni.distributed.serve_store()
         >>> ends = [
         ...     dni.distributed.C10dChannel(dni.distributed.open_store(url), "edge 0", end)
@@ -71,6 +73,11 @@ class C10dChannel(Channel):
         7
         >>> ends[0].peer
         <Peer.PRESENT: 'present'>
+        >>> leaving = [threading.Thread(target=end.close) for end in ends]  # together
+        >>> for thread in leaving:
+        ...     thread.start()
+        >>> for thread in leaving:
+        ...     thread.join()
     """
 
     def __init__(
@@ -93,24 +100,20 @@ class C10dChannel(Channel):
         self._mine = _checks.end_of_an_edge(end, "dni.distributed.C10dChannel")
         self._theirs = "B" if end == "A" else "A"
         self._rank = "AB".index(end)
-        self._outbox = Outbox()
         self._closing = False
-        self._ended = False  # the thread that receives
-        self._connection = threading.Condition()
+        self._connection = threading.Lock()  # what follows belongs to one connection
         self._group: ProcessGroupGloo | None = None
+        self._outbox = Outbox()
         self._generation = 0
-        self._threads = [
-            threading.Thread(target=loop, name=f"dni {name} {end}", daemon=True)
-            for loop in (self._receive_all, self._send_all)
-        ]
+        self._receiver = self._thread(self._receive_all)
+        self._senders: list[threading.Thread] = []
 
     def open(self) -> None:
         """See :meth:`Channel.open`."""
         if self._store.check(["met"]):  # in a former life of this stage, which is no beginner
             self.peer = Peer.LOST
         self.lost_since = time.monotonic()
-        for thread in self._threads:
-            thread.start()
+        self._receiver.start()
 
     def send(self, kind: Kind, step: int, content: object = None, connection: int = 0) -> int:
         """See :meth:`Channel.send`."""
@@ -120,29 +123,34 @@ class C10dChannel(Channel):
             if self._group is None or connection not in (0, now):
                 self.dropped()
                 return 0
-            self.dropped(self._outbox.put(Message(kind, step, frame, now)))
+            self.dropped(self._outbox.put(Message(kind, step, frame)))
             return now
 
     def close(self) -> None:
         """See :meth:`Channel.close`; waits until the peer closes too, as long as there is one.
 
-        Both threads end here. One that still waited inside gloo while Python shuts down would take
+        All threads end here. One that still waited inside gloo while Python shuts down would take
         the process with it.
         """
-        if self._closing or not self._threads[0].ident:
+        if self._closing or not self._receiver.ident:
             return
         self._store.set(f"left/{self._mine}", "1")
         with self._connection:
             self._closing = True
             self._say_goodbye()
-        for thread in self._threads:
-            thread.join(None if self.error is None else self.silence)
+        self._receiver.join(None if self.error is None else self.silence)
+        for sender in self._senders:
+            sender.join(self.silence)
 
     def _say_goodbye(self) -> None:
         """To whoever is there; within the lock."""
         if self._closing and self._group is not None:
             frame = pack(Kind.LEFT, 0, None, self.model)
-            self._outbox.put(Message(Kind.LEFT, 0, frame, self.counters.connections))
+            self._outbox.put(Message(Kind.LEFT, 0, frame))
+
+    def _thread(self, loop: Callable[..., None], *arguments: object) -> threading.Thread:
+        name = f"dni {self.name} {self._mine}"
+        return threading.Thread(target=loop, args=arguments, name=name, daemon=True)
 
     # the thread that receives, and connects
 
@@ -162,9 +170,6 @@ class C10dChannel(Channel):
             self.error = error
             self._lose(self._group)
         finally:
-            with self._connection:
-                self._ended = True
-                self._connection.notify_all()
             self.inbox.wake()
 
     def _read(self, group: ProcessGroupGloo) -> tuple[Kind, int, object, int]:
@@ -184,22 +189,21 @@ class C10dChannel(Channel):
         work = group.recv([into], 1 - self._rank, 0)  # type: ignore[attr-defined]
         work.wait(timedelta(seconds=seconds))
 
-    # the thread that sends
+    # the threads that send
 
-    def _send_all(self) -> None:
-        while self._wait_for_group():
-            message = self._outbox.take(self.silence / BEATS)
-            with self._connection:  # which may be another one by now
-                group, now = self._group, self.counters.connections
-            if group is None or (message is not None and message.connection != now):
+    def _send_all(self, group: ProcessGroupGloo, outbox: Outbox) -> None:
+        """As long as ``group`` is the connection."""
+        while True:
+            message = outbox.take(self.silence / BEATS)
+            if self._group is not group:
                 self.dropped(message is not None and message.kind is not Kind.ACTIVATION)
-                continue
+                return
             frame = message.content if message else pack(Kind.BEAT, 0, None, self.model)
             try:
                 self._write(group, frame)
             except RuntimeError:
                 self._lose(group)
-                continue
+                return
             if message is not None:
                 self.counters.sent += 1
                 self.counters.bytes_sent += len(frame.header) + len(frame.body)
@@ -209,13 +213,7 @@ class C10dChannel(Channel):
     def _write(self, group: ProcessGroupGloo, frame: Frame) -> None:
         for piece in frame:
             work = group.send([piece], 1 - self._rank, 0)  # type: ignore[attr-defined]
-            work.wait(FOREVER)
-
-    def _wait_for_group(self) -> bool:
-        """Until there is one; ``False``: there will be none."""
-        with self._connection:
-            self._connection.wait_for(lambda: self._group is not None or self._ended)
-            return self._group is not None
+            work.wait(timedelta(seconds=self.silence + len(piece) / SLOWEST))
 
     # generations
 
@@ -271,11 +269,13 @@ class C10dChannel(Channel):
     def _connected(self, group: ProcessGroupGloo) -> None:
         self._store.set("met", "1")
         with self._connection:
-            self._group = group
+            self._group, self._outbox = group, Outbox()
             self.peer = Peer.PRESENT
             self.counters.connections += 1
             self._say_goodbye()
-            self._connection.notify_all()
+        sender = self._thread(self._send_all, group, self._outbox)
+        self._senders = [*filter(threading.Thread.is_alive, self._senders), sender]
+        sender.start()
         self.inbox.wake()
 
     def _lose(self, group: ProcessGroupGloo | None) -> None:
@@ -284,6 +284,7 @@ class C10dChannel(Channel):
             if group is None or self._group is not group:
                 return
             self._group = None
+            self._outbox.wake()
             unsent = self._outbox.clear()  # activations are counted where they wait for an answer
             self.dropped(sum(message.kind is not Kind.ACTIVATION for message in unsent))
             if self.peer is not Peer.LEFT:

@@ -169,14 +169,17 @@ class Channel(ABC):
         """Say that this end goes, and let what is on its way arrive."""
 
     def receive(self, timeout: float = 0.0) -> Message | None:
-        """The next message, ``None`` where none comes in time.
+        """The next message; ``None`` where none comes in time, or the peer goes meanwhile.
 
         Raises:
             WireError: the peer is of another model or version, or is none of ours.
         """
-        message = self.inbox.take(timeout)
-        if message is None and self.error is not None:
-            raise self.error
+        end = time.monotonic() + timeout
+        while (message := self.inbox.take(end - time.monotonic())) is None:
+            if self.error is not None:
+                raise self.error
+            if self.peer in (Peer.LOST, Peer.LEFT) or time.monotonic() >= end:
+                return None
         return message
 
     def dropped(self, messages: int = 1) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dni.distributed import C10dChannel, Kind, Peer, WireError, open_store, pack
+from dni.distributed import C10dChannel, Frame, Kind, Peer, WireError, open_store, pack
 from dni.distributed.c10d import VARIABLE, listening_on
 from dni.distributed.stores import interface_of_loopback
 
@@ -122,6 +122,8 @@ def test_a_peer_that_falls_silent_is_lost(url: str, made: list[C10dChannel]) -> 
     stranger = Peer9(url)  # connects, and says nothing
     until(lambda: a.peer is Peer.PRESENT)
     until(lambda: a.peer is Peer.LOST)
+    assert a.counters.connections == 1
+    assert a.send(Kind.ACTIVATION, 1) == 0
     del stranger
 
 
@@ -173,6 +175,37 @@ def test_the_first_messages_after_a_quick_return_arrive(url: str, made: list[C10
             message = one.receive(LONG)
             assert message is not None
             assert message.step == step
+
+
+def test_a_send_that_gloo_never_ends_holds_up_no_later_connection(
+    url: str, made: list[C10dChannel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, stuck = threading.Event(), []
+    write = C10dChannel._write
+
+    def write_or_hang(self: C10dChannel, group: object, frame: Frame) -> None:
+        if self is a and self.counters.connections == 1:
+            stuck.append(threading.current_thread())
+            released.wait(LONG)
+        write(self, group, frame)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(C10dChannel, "_write", write_or_hang)
+    a = channel(url, "A", made, silence=20.0)
+    stranger = Peer9(url)
+    until(lambda: a.peer is Peer.PRESENT)
+    assert a.send(Kind.ACTIVATION, 1) == 1
+    until(lambda: bool(stuck))
+    stranger.hang_up()
+    until(lambda: a.peer is Peer.LOST)
+    b = channel(url, "B", made, silence=20.0)
+    until(lambda: a.peer is Peer.PRESENT and b.peer is Peer.PRESENT)
+    assert a.send(Kind.ACTIVATION, 2) == 2
+    message = b.receive(LONG)
+    assert stuck[0].is_alive()
+    released.set()
+    assert message is not None
+    assert message.step == 2
+    assert (a.counters.connections, b.counters.connections) == (2, 1)
 
 
 def test_who_closes_while_it_connects_is_known_to_have_left(
