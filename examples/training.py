@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -55,7 +56,9 @@ def options(
     description: str, data: str = "digits (default), mnist, or a folder of IDX files"
 ) -> argparse.ArgumentParser:
     """The flags that every example has."""
-    parser = argparse.ArgumentParser(description=description)
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    command = spec and f"python -m {spec.name.removesuffix('.__main__')}"
+    parser = argparse.ArgumentParser(prog=command, description=description)
     parser.add_argument("--data", help=data)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=256)

@@ -91,9 +91,12 @@ def is_kind(got: IntEnum, expected: IntEnum) -> None:
 def a_batch(message: Any, expected: IntEnum, make: Any) -> Any:
     is_kind(message.kind, expected)
     content = message.content
-    if not (isinstance(content, list) and len(content) == 3):
-        raise WireError(f"{WHO}: expected [activation, target, context], got {kind(content)}.")
-    return make(*content, step=message.step, connection=message.connection)
+    if not (isinstance(content, list) and len(content) == 4 and isinstance(content[3], bool)):
+        raise WireError(
+            f"{WHO}: expected [activation, target, context, rehearsed], got {kind(content)}."
+        )
+    *parts, rehearsed = content
+    return make(*parts, step=message.step, connection=message.connection, rehearsed=rehearsed)
 
 
 def gradient_fits(gradient: Any, h: Any) -> Any:
@@ -125,8 +128,25 @@ def not_left(left: bool) -> None:
     if left:
         raise RuntimeError(
             f"{WHO}: the stage behind has left before the data ended. Let it run until its "
-            "train() is through; where the data end is the first stage's affair."
+            "train() is through; where the data end is the first stage's affair. If it has not "
+            "come yet, the store remembers an earlier run: name another, or set DNI_RUN."
         )
+
+
+def not_over(over: bool) -> None:
+    if over:
+        raise RuntimeError(
+            f"{WHO}: expected a run that begins, got a store that remembers its end: the stage "
+            "before has left. Name another store, or set DNI_RUN, for all stages."
+        )
+
+
+def is_waiting(waited: float) -> None:
+    warnings.warn(
+        f"{WHO}: this stage has waited {waited:.0f} seconds for a neighbour to come. Are all "
+        "stages started, with the same store and run?",
+        stacklevel=4,
+    )
 
 
 # stages
@@ -190,15 +210,6 @@ def which_stage(stage: int, stages: int, parts: int, who: str) -> int:
     return stage
 
 
-def most_arrived(dropped: int, clock: int) -> None:
-    if dropped > clock / 10 + 10:
-        warnings.warn(
-            f"{WHO}: {dropped} messages of a stage that made {clock} steps were dropped while the "
-            "stage behind was away: that one has missed a large part of the run. Train for longer.",
-            stacklevel=4,
-        )
-
-
 # checkpoints
 
 
@@ -214,6 +225,13 @@ def stages_in(folder: Path, who: str) -> list[int]:
             f"{', '.join(f'stage-{n}' for n in numbers) or 'none'}."
         )
     return numbers
+
+
+def resumes(folder: Path, error: Exception) -> None:
+    raise ValueError(
+        f"{WHO}: expected checkpoints of this model and optimiser in {folder}, got others: {error} "
+        "Name another folder, or remove what is there."
+    ) from error
 
 
 def damaged(path: Path, error: Exception) -> None:

@@ -32,7 +32,7 @@ class Kind(IntEnum):
     """What a message is for."""
 
     ACTIVATION = 1
-    """A batch on its way from A to B: ``[activation, target, context]``."""
+    """A batch on its way from A to B: ``[activation, target, context, rehearsed]``."""
     GRADIENT = 2
     """The real gradient of an activation: the answer to it."""
     STATE = 3
@@ -43,6 +43,10 @@ class Kind(IntEnum):
     """The sender has finished, and goes."""
     BEAT = 6
     """The sender is alive."""
+    HOLD = 7
+    """The sender takes no batches: a stage behind it is away."""
+    GO_ON = 8
+    """It takes them again."""
 
 
 class Message(NamedTuple):

@@ -116,7 +116,6 @@ class CompleteB(_Complete, EndB):
     """
 
     at_a = False
-    reads = True
 
     def take(self, batch: Batch) -> Any:
         """See :meth:`EndB.take`."""

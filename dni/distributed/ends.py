@@ -7,8 +7,11 @@
              edge 0                        edge 1
 
 An end decides what is sent and what is waited for; there is one pair for each unlock
-(:mod:`dni.distributed.update`, :mod:`dni.distributed.complete`). In each step a stage calls, of
-its ends: ``next_batch``, ``take``, ``hand_over``, ``answer``; then ``learn``, ``tell``; ``hear``.
+(:mod:`dni.distributed.update`, :mod:`dni.distributed.complete`). In each step a stage calls
+``poll``; of its ends ``take``, ``hand_over``, ``answer``; then ``learn``, ``tell``; ``hear``.
+
+A stage is not held up by a neighbour that is away, and a batch is not lost for it either: while
+nothing comes, or nothing can be handed over, the stage *rehearses* some batches.
 """
 
 from __future__ import annotations
@@ -22,9 +25,12 @@ from torch import nn
 from dni import _checks
 from dni.distributed.channels import Channel, Peer
 
-__all__ = ["Batch", "EndA", "EndB"]
+__all__ = ["Batch", "EndA", "EndB", "Feed"]
 
 LOOK = 0.1  # seconds of waiting after which to look around: for a signal, for a lost peer
+WONDER = 30.0  # seconds of waiting for a neighbour after which to say so
+KEEP = 32  # batches to rehearse
+REHEARSALS = 10  # of each, until a new one comes; more would be overfitting
 
 
 class Batch(NamedTuple):
@@ -40,6 +46,8 @@ class Batch(NamedTuple):
     """That of the stage which it came from."""
     connection: int = 0
     """What it came over; 0 where no answer is expected."""
+    rehearsed: bool = False
+    """Whether it has its turn at another time, or has had it."""
 
 
 class End:
@@ -55,6 +63,7 @@ class End:
         self.patience = _checks.seconds("patience", patience, type(self).__name__)
         self.stopping = False
         """Whether the stage makes an end, and need not wait for who is not there."""
+        self._wondered = False
 
     def trained(self) -> list[nn.Module]:
         """The synthesizers that learn at this end; their parameters join the optimiser."""
@@ -93,6 +102,10 @@ class End:
     def look(self) -> None:
         """Wait a moment for a sign of the neighbour."""
         self.be_patient()
+        waited = time.monotonic() - self.channel.lost_since
+        if self.channel.peer is Peer.AWAITED and waited > WONDER and not self._wondered:
+            self._wondered = True
+            _checks.is_waiting(waited)
         self.channel.inbox.wait(LOOK)
         if self.channel.error is not None:
             raise self.channel.error
@@ -100,6 +113,10 @@ class End:
 
 class EndA(End, ABC):
     """Where activations leave."""
+
+    def ready(self) -> bool:
+        """Whether the stages behind can go on, all of them."""
+        return True
 
     @abstractmethod
     def hand_over(self, h: Any, batch: Batch) -> None:
@@ -112,13 +129,6 @@ class EndA(End, ABC):
 class EndB(End, ABC):
     """Where activations arrive."""
 
-    reads = False
-    """Whether the stage has to read the data of the network itself."""
-
-    def next_batch(self) -> Batch | None:
-        """The next one from the stage before; ``None`` if there are no more."""
-        raise AssertionError("this stage reads its data itself")
-
     @abstractmethod
     def take(self, batch: Batch) -> Any:
         """The input of the part, where a gradient can arrive."""
@@ -126,3 +136,27 @@ class EndB(End, ABC):
     @abstractmethod
     def answer(self, x: Any, batch: Batch) -> None:
         """The gradient has arrived at ``x``."""
+
+
+class Feed(ABC):
+    """Where batches come from: the data, or the stage before."""
+
+    ended = False
+    """Whether there are no more."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it will be some time until the next one comes."""
+        return False
+
+    @abstractmethod
+    def poll(self) -> Batch | None:
+        """The next one; ``None`` if it is not there yet, or there are no more."""
+
+    @abstractmethod
+    def rehearse(self) -> Batch | None:
+        """One to pass the time with; ``None`` if all of them have been often enough."""
+
+    @abstractmethod
+    def hold(self, on: bool) -> None:
+        """No batch will be taken for a while, or that is over: who is before should know."""

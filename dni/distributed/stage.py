@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from dni import _checks, _trees
 from dni.contexts import synthesizer_context
+from dni.distributed.channels import Peer
 from dni.distributed.checkpoints import Checkpoints
-from dni.distributed.ends import Batch, EndA, EndB
+from dni.distributed.ends import Batch, EndA, EndB, Feed
+from dni.distributed.reading import Reading
 from dni.distributed.status import Status
 from dni.parameters import base_parameters
 
@@ -41,7 +43,9 @@ class Stage:
             holds the activations of one batch at a time, so small ones save memory.
 
     Attributes:
-        clock: batches trained on, those of former lives included.
+        clock: batches trained on, those of former lives included, rehearsed ones not.
+        rehearsed: batches trained on while a neighbour was away, which had their turn before or
+            after that.
         status: how it goes.
 
     Example:
@@ -88,7 +92,10 @@ class Stage:
                    for parameter in one.parameters()]  # fmt: skip
         self.optimizer = optimizer(base_parameters(part), trained)
         self.clock = 0
+        self.rehearsed = 0
         self.stopping = False
+        self._fresh = True  # the batch that is trained on
+        self._waiting = 0  # batches whose gradients the optimiser has not used yet
         self.at_finish: list[Callable[[], None]] = []
         self.status = Status(self)
         self._resume()
@@ -96,7 +103,7 @@ class Stage:
     @property
     def reads(self) -> bool:
         """Whether this stage reads the data itself, and does not get it from the one before."""
-        return self.upstream is None or self.upstream.reads
+        return not isinstance(self.upstream, Feed)
 
     def train(self, batches: Iterable[Sequence[Any]] | None = None) -> Iterator[int]:
         """Train until the data end, or :meth:`stop` is called; then finish, stage after stage.
@@ -110,17 +117,18 @@ class Stage:
             the stages behind are told so. Who leaves it by ``break`` just vanishes.
         """
         _checks.has_data(batches is not None or not self.reads)
-        source = iter(batches or ())
+        feed = self.feed(batches or ())
         self.optimizer.zero_grad()  # which loads what it needs: neighbours would wait for that
         for end in self.ends:
             end.channel.open()
-        while (batch := self.next_batch(source)) is not None:
+        while (batch := self.next_batch(feed)) is not None:
             self.advance(batch)
             self.learn()
             self.hear()
-            due = self.clock - self.status.saved >= self.every
-            if due and self.clock % self.accumulate == 0:  # half a step cannot be saved
-                self.save()
+            if batch.rehearsed:
+                continue
+            if self.clock - self.status.saved >= self.every and not self._waiting:
+                self.save()  # half a step cannot be saved
             yield self.clock
         self.finish()
 
@@ -130,22 +138,37 @@ class Stage:
         for end in self.ends:
             end.stopping = True
 
-    def next_batch(self, source: Iterator[Sequence[Any]]) -> Batch | None:
-        """From ``source`` where this stage :attr:`reads`, else from the one before."""
-        batch: Batch | None = None
-        if not self.reads:
-            assert self.upstream is not None
-            batch = self.upstream.next_batch()
-        elif not self.stopping and (item := next(source, None)) is not None:
-            batch = _checks.batch_of(item, Batch)
-        if batch is None:
-            return None
+    def feed(self, batches: Iterable[Sequence[Any]]) -> Feed:
+        """The stage before, or ``batches``."""
+        return self.upstream if isinstance(self.upstream, Feed) else Reading(batches)
+
+    def next_batch(self, feed: Feed) -> Batch | None:
+        """From ``feed``, or one to rehearse while a neighbour is away."""
+        while not (self.reads and self.stopping):
+            ready = self.downstream is None or self.downstream.ready()
+            feed.hold(not ready)
+            batch = feed.poll() if ready else None
+            if ready and feed.ended:
+                left = self.upstream is not None and self.upstream.channel.peer is Peer.LEFT
+                _checks.not_over(left and self.clock == 0 and not self.stopping)
+                return None
+            if batch is None and (feed.idle or not ready):
+                batch = feed.rehearse()
+            if batch is not None:
+                return self._on_own_device(batch)
+            awaited = self.upstream if ready else self.downstream
+            assert awaited is not None
+            awaited.look()
+        return None
+
+    def _on_own_device(self, batch: Batch) -> Batch:
         like = next(self.part.parameters(), torch.empty(0))
         data = {"input": batch.input, "target": batch.target, "context": batch.context}
         return batch._replace(**_trees.on_device_of(data, like))
 
     def advance(self, batch: Batch) -> None:
         """Forward, and back from what there is."""
+        self._fresh = not batch.rehearsed
         with synthesizer_context(batch.context):
             x = batch.input if self.upstream is None else self.upstream.take(batch)
             output = self.part(x)
@@ -163,10 +186,11 @@ class Stage:
         """Take in what came back, and step."""
         for end in self.ends:
             end.learn(self.clock + 1)
-        self.clock += 1
-        if self.clock % self.accumulate == 0:
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+        self.clock += self._fresh
+        self.rehearsed += not self._fresh
+        self._waiting += 1
+        if self._waiting == self.accumulate:
+            self._step()
         for end in self.ends:
             end.tell(self.clock)
 
@@ -184,13 +208,11 @@ class Stage:
 
     def finish(self) -> None:
         """Write a checkpoint, wait for the stages behind to finish, and leave."""
-        if self.clock % self.accumulate:  # the last few
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+        if self._waiting:
+            self._step()
         self.save()
         if self.downstream is not None:
             self.downstream.finish()
-            _checks.most_arrived(self.downstream.channel.counters.dropped, self.clock)
         for end in self.ends:
             end.channel.close()
         self.status.finished()
@@ -216,15 +238,23 @@ class Stage:
         torch.set_rng_state(state["random"])
         self.clock = state["clock"]
 
+    def _step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._waiting = 0
+
     def _interfaces(self) -> list[nn.Module]:
         found = [end.interface() for end in self.ends]
         return [interface for interface in found if interface is not None]
 
     def _resume(self) -> None:
-        state = self.checkpoints.newest() if self.checkpoints is not None else None
-        if state is not None:
+        if self.checkpoints is None or (state := self.checkpoints.newest()) is None:
+            return
+        try:
             self.load_state_dict(state)
-            self.status.saved = self.status.resumed = self.clock
+        except (RuntimeError, ValueError, KeyError) as error:
+            _checks.resumes(self.checkpoints.folder, error)
+        self.status.saved = self.status.resumed = self.clock
 
 
 def take_turns(stages: Sequence[Stage], *batch: Any) -> None:
@@ -237,7 +267,7 @@ def take_turns(stages: Sequence[Stage], *batch: Any) -> None:
     All in one thread: to debug, and to test against plain backpropagation.
     """
     for stage in stages:
-        own = stage.next_batch(iter([batch]))
+        own = stage.next_batch(stage.feed([batch]))
         assert own is not None
         stage.advance(own)
     for stage in reversed(stages):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from dni.diagnostics import Monitor
-from dni.distributed.update import UpdateA, UpdateB
+from dni.distributed.update import UpdateA
 
 if TYPE_CHECKING:
     from dni.distributed.stage import Stage
@@ -74,8 +74,8 @@ class Status:
     def read(self) -> dict[str, Any]:
         """``clock``, ``steps_per_second``, ``longest_pause`` (seconds), ``loss``, ``queue`` ...
 
-        ``dropped`` messages had nobody to go to; ``rehearsed`` batches were trained on again while
-        the stage before was away; ``waiting`` ones have come and were not trained on yet.
+        ``dropped`` messages had nobody to go to; ``rehearsed`` batches were trained on while a
+        neighbour was away; ``waiting`` ones have come and were not trained on yet.
         """
         stage, down, up = self._stage, self._stage.downstream, self._stage.upstream
         counters = [end.channel.counters for end in stage.ends]
@@ -90,7 +90,7 @@ class Status:
             "queue": down.unanswered if isinstance(down, UpdateA) else 0,
             "waiting": up.channel.waiting if up is not None else 0,
             "dropped": sum(one.dropped for one in counters),
-            "rehearsed": up.rehearsed if isinstance(up, UpdateB) else 0,
+            "rehearsed": stage.rehearsed,
             "bytes_sent": sum(one.bytes_sent for one in counters),
             "loss": None if self._loss is None else float(self._loss),
             **self._synthesizer(),

@@ -14,9 +14,10 @@ having waited. One rule bounds all queues: end A goes on while at most ``queue``
 unanswered. With ``queue=0`` that is lock-step, the arithmetic of a single process.
 
 A neighbour that dies holds nobody up, nor does one that has been restarted and is not at work
-yet. End A trains on with the synthesizer as it is, and counts what nobody received. End B trains
-on batches that it has kept, and counts those. The restarted stage finds its neighbours further,
-and the next batch is its first.
+yet. Whoever stands behind it *rehearses* batches that it has kept, with their real gradients.
+Whoever stands before it rehearses too, with synthetic ones, and tells the stage before to do the
+same (``HOLD``), up to the one that reads the data, which reads no further. So the restarted stage
+misses only what was on its way to it.
 """
 
 from __future__ import annotations
@@ -29,12 +30,10 @@ from torch import Tensor, nn
 from dni import _checks, _trees
 from dni.contexts import synthesizer_context
 from dni.distributed.channels import Channel, Kind, Message, Peer
-from dni.distributed.ends import LOOK, Batch, EndA, EndB
+from dni.distributed.ends import KEEP, LOOK, REHEARSALS, Batch, EndA, EndB, Feed
 from dni.interfaces import BackwardInterface
 
 __all__ = ["UpdateA", "UpdateB"]
-
-REHEARSALS = 10  # of each kept batch, while the stage before is away; more would be overfitting
 
 
 class UpdateA(EndA):
@@ -59,6 +58,7 @@ class UpdateA(EndA):
         self.queue = _checks.count("queue", queue, 0, type(self).__name__)
         self._sent = 0
         self._answered_over = 1  # a connection: of the first, an answer is worth waiting for
+        self._held_over = 0
         self._unanswered: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     @property
@@ -74,18 +74,27 @@ class UpdateA(EndA):
         """See :meth:`End.interface`."""
         return self._interface
 
+    def ready(self) -> bool:
+        """See :meth:`EndA.ready`."""
+        self._listen()
+        peer = self.channel.peer
+        if peer is Peer.LOST:
+            return self.stopping
+        held = self._held_over == self.channel.counters.connections
+        full = self.unanswered > self.queue  # by a neighbour that has come again, but not to work
+        return peer is not Peer.PRESENT or not (held or full)
+
     def hand_over(self, h: Any, batch: Batch) -> None:
         """See :meth:`EndA.hand_over`."""
         self._interface.backward(h)
         self.wait_for_peer()
         _checks.not_left(self.channel.peer is Peer.LEFT and not self.stopping)
-        self._forget_before(self.channel.counters.connections)
-        if self.unanswered > self.queue:  # by a neighbour that has come again, but not to work
-            self.channel.dropped()
+        if not self.ready():
+            self.channel.dropped(not batch.rehearsed)
             return
         h = _trees.map_tensors(lambda _, tensor: tensor.detach(), h)
         self._sent += 1
-        content = [h, batch.target, batch.context]
+        content = [h, batch.target, batch.context, batch.rehearsed]
         connection = self.channel.send(Kind.ACTIVATION, self._sent, content)
         if connection:
             self._forget_before(connection)
@@ -93,12 +102,10 @@ class UpdateA(EndA):
 
     def learn(self, clock: int) -> None:
         """Learn from the gradients that have come; wait while too many have not."""
-        self._forget_before(self.channel.counters.connections)
-        while (message := self.channel.receive()) is not None:
-            self._regress(message)
+        self._listen()
         while self.unanswered > self.queue and self._at_work():
             if (message := self.channel.receive(LOOK)) is not None:
-                self._regress(message)
+                self._hear(message)
 
     def finish(self) -> None:
         """See :meth:`EndA.finish`; a neighbour that comes again is told again."""
@@ -109,7 +116,16 @@ class UpdateA(EndA):
             self.channel.dropped(len(self.channel.inbox.clear()))  # they teach nothing any more
             self.look()
 
-    def _regress(self, message: Message) -> None:
+    def _listen(self) -> None:
+        """Take in all that has come."""
+        self._forget_before(self.channel.counters.connections)
+        while (message := self.channel.receive()) is not None:
+            self._hear(message)
+
+    def _hear(self, message: Message) -> None:
+        if message.kind in (Kind.HOLD, Kind.GO_ON):
+            self._held_over = message.connection if message.kind is Kind.HOLD else 0
+            return
         place = (message.connection, message.step)
         _checks.is_kind(message.kind, Kind.GRADIENT)
         self._answered_over = message.connection
@@ -121,9 +137,10 @@ class UpdateA(EndA):
 
     def _at_work(self) -> bool:
         """Whether the neighbour will answer soon."""
+        now = self.channel.counters.connections
         if self.channel.peer is Peer.PRESENT:
-            return self._answered_over == self.channel.counters.connections
-        self._forget_before(self.channel.counters.connections + 1)
+            return self._answered_over == now != self._held_over
+        self._forget_before(now + 1)
         return False
 
     def _forget_before(self, connection: int) -> None:
@@ -134,41 +151,59 @@ class UpdateA(EndA):
         self.channel.dropped(len(lost))
 
 
-class UpdateB(EndB):
+class UpdateB(EndB, Feed):
     """Where activations arrive and gradients leave.
 
     Args:
         channel: end B of an edge.
-        keep: how many batches to keep for when the stage before is away.
-        patience: seconds that it may be away for.
+        keep: how many batches to keep for when a neighbour is away.
+        patience: seconds that the stage before may be away for.
     """
 
-    def __init__(self, channel: Channel, keep: int = 32, patience: float = 300.0) -> None:
+    def __init__(self, channel: Channel, keep: int = KEEP, patience: float = 300.0) -> None:
         super().__init__(channel, patience)
         self._kept: deque[Batch] = deque(maxlen=_checks.count("keep", keep, 0, type(self).__name__))
-        self.rehearsed = 0
         self._left_to_rehearse = 0
         self._heard_over = 0  # a connection
+        self._holding = 0
 
-    def next_batch(self) -> Batch | None:
-        """See :meth:`EndB.next_batch`."""
-        while True:
-            message = self.channel.receive(0.0)
-            if message is not None:
-                break
-            if self.channel.peer is Peer.LEFT or (self.away and self.stopping):
-                return None
-            idle = self._heard_over != self.channel.counters.connections
-            if (self.away or idle) and self._left_to_rehearse > 0:
-                return self._rehearse()
-            self.look()
+    @property
+    def idle(self) -> bool:
+        """See :attr:`Feed.idle`."""
+        return self.away or self._heard_over != self.channel.counters.connections
+
+    def poll(self) -> Batch | None:
+        """See :meth:`Feed.poll`."""
+        message = self.channel.receive()
+        if message is None:
+            self.ended |= self.channel.peer is Peer.LEFT or (self.away and self.stopping)
+            return None
         if message.kind is Kind.END:
+            self.ended = True
             return None
         batch: Batch = _checks.a_batch(message, Kind.ACTIVATION, Batch)
-        self._kept.append(batch._replace(connection=0))
-        self._left_to_rehearse = REHEARSALS * len(self._kept)
         self._heard_over = message.connection
+        if not batch.rehearsed:
+            self._kept.append(batch._replace(connection=0, rehearsed=True))
+            self._left_to_rehearse = REHEARSALS * len(self._kept)
         return batch
+
+    def rehearse(self) -> Batch | None:
+        """See :meth:`Feed.rehearse`."""
+        if self._left_to_rehearse == 0:
+            return None
+        self._left_to_rehearse -= 1
+        self._kept.rotate(-1)
+        return self._kept[-1]
+
+    def hold(self, on: bool) -> None:
+        """See :meth:`Feed.hold`; a neighbour that comes again is told again."""
+        if not on and self._holding:
+            self.channel.send(Kind.GO_ON, 0, connection=self._holding)
+            self._holding = 0
+        now = self.channel.counters.connections
+        if on and self._holding != now and self.channel.peer is Peer.PRESENT:
+            self._holding = self.channel.send(Kind.HOLD, 0)
 
     def take(self, batch: Batch) -> Any:
         """See :meth:`EndB.take`."""
@@ -178,12 +213,6 @@ class UpdateB(EndB):
         """See :meth:`EndB.answer`."""
         if batch.connection:
             self.channel.send(Kind.GRADIENT, batch.step, _gradients(x), batch.connection)
-
-    def _rehearse(self) -> Batch:
-        self.rehearsed += 1
-        self._left_to_rehearse -= 1
-        self._kept.rotate(-1)
-        return self._kept[-1]
 
 
 def _gradients(x: Any) -> Any:

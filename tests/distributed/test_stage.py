@@ -103,23 +103,90 @@ def test_an_answer_teaches_the_synthesizer_with_its_own_trigger_and_context() ->
         assert torch.equal(before[1], after[1])
 
 
-def test_a_stage_trains_on_when_the_one_behind_is_lost_and_counts_what_was_dropped() -> None:
+def test_a_batch_that_is_under_way_when_the_stage_behind_dies_is_dropped_and_counted() -> None:
     stage, _ = first_and_channel(queue=1)
+    assert stage.downstream is not None
+    stage.downstream.channel.peer = Peer.LOST
+    x, y, _ = next(batches(1))
+    stage.advance(Batch(x, y))
+    stage.learn()
+    assert (stage.clock, stage.status.read()["dropped"]) == (1, 1)
+
+
+@pytest.mark.parametrize("away", ["lost", "held"])
+def test_while_a_stage_behind_is_away_the_first_one_reads_ahead_and_loses_nothing(
+    away: str,
+) -> None:
+    stage, b = first_and_channel(queue=1)
     assert stage.downstream is not None
     channel = stage.downstream.channel
     nn.init.ones_(stage.downstream.trained()[0].input_trigger.weight)  # type: ignore[arg-type, union-attr]
-    data = [Batch(x, y) for x, y, _ in batches(5)]
-    stage.advance(data[0])
-    stage.learn()
-    channel.peer = Peer.LOST
-    for batch in data[1:]:
-        before = stage.part.weight.detach().clone()  # type: ignore[operator]
+    data = list(batches(100))
+    feed = stage.feed(batch[:2] for batch in data)
+
+    def trained_on() -> int:
+        batch = stage.next_batch(feed)
+        assert batch is not None
         stage.advance(batch)
         stage.learn()
-    assert channel.counters.dropped == 4
-    assert stage.clock == 5
-    assert stage.status.read()["dropped"] == 4
+        return next(n for n, (x, _, _) in enumerate(data) if x is batch.input)
+
+    assert [trained_on(), answer(b)] == [0, True]
+    if away == "lost":
+        channel.peer = Peer.LOST
+    else:
+        b.send(Kind.HOLD, 0)
+    before = stage.part.weight.detach().clone()  # type: ignore[operator]
+    assert [trained_on() for _ in range(320)] == [*range(1, 33)] * 10
     assert not torch.equal(stage.part.weight, before)  # type: ignore[arg-type]
+    assert (stage.clock, stage.rehearsed, b.waiting) == (1, 320, 0)
+    waiting = threading.Thread(target=trained_on)  # ten times each is enough
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    if away == "lost":
+        channel.peer = Peer.PRESENT
+    else:
+        b.send(Kind.GO_ON, 0)
+    waiting.join(60)
+    assert answer(b)
+    later = []
+    for _ in range(98):
+        later.append(trained_on())
+        assert answer(b)
+    assert later == [*range(2, 100)]
+    assert stage.status.read()["dropped"] == 0
+    assert stage.clock == 100
+    assert stage.next_batch(feed) is None
+
+
+def test_a_stage_in_the_middle_passes_on_that_it_cannot_go_on() -> None:
+    first, middle, last = update_stages(network(), [interface(), interface()], queue=2)
+    assert first.downstream is not None
+    assert middle.downstream is not None
+    data = first.feed(batch[:2] for batch in batches(50))
+    feeds = [data, *(stage.feed(()) for stage in (middle, last))]
+
+    def step(number: int) -> bool:
+        """Whether it was on a batch that had its turn."""
+        stage = (first, middle, last)[number]
+        batch = stage.next_batch(feeds[number])
+        assert batch is not None
+        stage.advance(batch)
+        stage.learn()
+        return not batch.rehearsed
+
+    assert [step(number) for number in (0, 1, 2)] == [True] * 3
+    middle.downstream.channel.peer = Peer.LOST
+    assert step(0)  # which has not heard of it
+    assert [step(1), step(0)] == [False, False]
+    assert middle.upstream is not None
+    assert middle.upstream.channel.waiting == 1
+    middle.downstream.channel.peer = Peer.PRESENT
+    assert [step(number) for number in (1, 0, 2)] == [True] * 3
+    assert [stage.clock for stage in (first, middle, last)] == [3, 2, 2]
+    assert [stage.rehearsed for stage in (first, middle, last)] == [1, 1, 0]
+    assert sum(stage.status.read()["dropped"] for stage in (first, middle, last)) == 0
 
 
 def last_and_channel(keep: int = 4) -> tuple[Stage, distributed.Channel]:
@@ -131,7 +198,7 @@ def last_and_channel(keep: int = 4) -> tuple[Stage, distributed.Channel]:
 
 def send(a: distributed.Channel, step: int) -> None:
     h = torch.full((4, 8), float(step), dtype=torch.float64)
-    a.send(Kind.ACTIVATION, step, [h, torch.zeros(4, dtype=torch.long), None])
+    a.send(Kind.ACTIVATION, step, [h, torch.zeros(4, dtype=torch.long), None, False])
 
 
 def test_the_one_behind_a_lost_stage_rehearses_what_it_kept_and_answers_nobody() -> None:
@@ -141,7 +208,7 @@ def test_the_one_behind_a_lost_stage_rehearses_what_it_kept_and_answers_nobody()
     for step in range(6):
         send(a, step)
     for _ in range(6):
-        batch = upstream.next_batch()
+        batch = stage.next_batch(upstream)
         assert batch is not None
         stage.advance(batch)
         stage.learn()
@@ -149,24 +216,25 @@ def test_the_one_behind_a_lost_stage_rehearses_what_it_kept_and_answers_nobody()
     upstream.channel.peer = Peer.LOST
     rehearsed = []
     for _ in range(40):
-        batch = upstream.next_batch()
+        batch = stage.next_batch(upstream)
         assert batch is not None
         stage.advance(batch)
+        stage.learn()
         rehearsed.append(int(batch.input[0, 0]))
     assert rehearsed[:8] == [2, 3, 4, 5, 2, 3, 4, 5]
     assert a.waiting == 6
-    assert stage.status.read()["rehearsed"] == 40
+    assert (stage.clock, stage.status.read()["rehearsed"]) == (6, 40)
     upstream.patience = 0.01
     with pytest.raises(TimeoutError, match=r"expected the neighbouring stage within .* it is lost"):
-        upstream.next_batch()  # ten times each is enough
+        stage.next_batch(upstream)  # ten times each is enough
 
 
 def test_real_batches_come_before_rehearsed_ones() -> None:
     stage, a = last_and_channel()
-    assert stage.upstream is not None
+    assert isinstance(stage.upstream, UpdateB)
     send(a, 1)
     stage.upstream.channel.peer = Peer.LOST
-    batch = stage.upstream.next_batch()
+    batch = stage.next_batch(stage.upstream)
     assert batch is not None
     assert (batch.step, batch.connection) == (1, 1)
 
@@ -290,9 +358,11 @@ def test_a_neighbour_with_another_unlock_is_refused() -> None:
         stage.learn()
     last, other = last_and_channel()
     other.send(Kind.ACTIVATION, 1, torch.ones(3))
-    assert last.upstream is not None
-    with pytest.raises(WireError, match=r"expected \[activation, target, context\], got a Tensor"):
-        last.upstream.next_batch()
+    assert isinstance(last.upstream, UpdateB)
+    with pytest.raises(
+        WireError, match=r"expected \[activation, target, context, rehearsed\], got a Tensor"
+    ):
+        last.upstream.poll()
 
 
 def test_a_stage_behind_that_leaves_early_is_an_error() -> None:
@@ -303,13 +373,33 @@ def test_a_stage_behind_that_leaves_early_is_an_error() -> None:
         stage.advance(Batch(x, y))
 
 
-def test_a_stage_whose_neighbour_missed_much_of_the_run_says_so() -> None:
-    stage, _ = first_and_channel(queue=1)
-    assert stage.downstream is not None
-    stage.downstream.channel.peer = Peer.LOST
-    for x, y, _ in batches(30):
-        stage.advance(Batch(x, y))
-        stage.learn()
-    stage.stop()
-    with pytest.warns(UserWarning, match=r"30 messages of a stage that made 30 steps were dropped"):
-        stage.finish()
+def test_the_end_of_an_earlier_run_is_not_taken_for_that_of_this_one() -> None:
+    stage, a = last_and_channel()
+    a.close()
+    with pytest.raises(RuntimeError, match=r"expected a run that begins, .* or set DNI_RUN"):
+        next(stage.train())
+
+
+def test_checkpoints_of_another_model_are_named(tmp_path: Path) -> None:
+    for width in (4, 5):
+        part = nn.Linear(width, 8)
+        a, _ = in_process()
+        made = {"downstream": UpdateA(a, interface()), "checkpoints": Checkpoints(tmp_path, 0)}
+        if width == 4:
+            Stage(part, adam, **made).save()  # type: ignore[arg-type]
+        else:
+            with pytest.raises(ValueError, match=r"expected checkpoints of this .*stage-0, got .*"):
+                Stage(part, adam, **made)  # type: ignore[arg-type]
+
+
+def test_who_waits_long_for_a_neighbour_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dni.distributed.ends.LOOK", 0.001)
+    stage, a = last_and_channel()
+    assert stage.upstream is not None
+    stage.upstream.channel.peer = Peer.AWAITED
+    stage.upstream.channel.lost_since -= 31
+    stage.upstream.patience = 1000
+    with pytest.warns(UserWarning, match=r"waited 31 seconds .* same store and run"):
+        stage.upstream.look()
+    stage.upstream.look()  # which is no error: it does not warn
+    assert a.waiting == 0

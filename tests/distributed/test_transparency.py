@@ -55,7 +55,7 @@ def test_with_an_oracle_stages_have_the_gradients_of_plain_backpropagation() -> 
         if stage.upstream is None:
             batch = dni.distributed.Batch(x, y, truth)
         else:
-            batch = stage.upstream.next_batch()
+            batch = stage.upstream.poll()
             assert batch is not None
             batch = batch._replace(context=truth)
         stage.advance(batch)

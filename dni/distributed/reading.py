@@ -1,0 +1,53 @@
+"""The data, as the stage that reads them sees them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dni import _checks
+from dni.distributed.ends import KEEP, REHEARSALS, Batch, Feed
+
+__all__ = ["Reading"]
+
+
+class Reading(Feed):
+    """Batches from ``data``, one after another; none is lost while the stages behind are away.
+
+    Then the next few are read ahead and trained on, over and over. When the stages behind have
+    come again, these are the first that they get.
+
+    Args:
+        data: of ``(input, target)`` or ``(input, target, context)``.
+    """
+
+    def __init__(self, data: Iterable[Sequence[Any]]) -> None:
+        self._data = iter(data)
+        self._ahead: deque[Batch] = deque()
+        self._rehearsed = 0
+
+    def poll(self) -> Batch | None:
+        """See :meth:`Feed.poll`."""
+        self._rehearsed = 0
+        batch = self._ahead.popleft() if self._ahead else self._read()
+        self.ended = batch is None
+        return batch
+
+    def rehearse(self) -> Batch | None:
+        """See :meth:`Feed.rehearse`."""
+        if len(self._ahead) < KEEP and (batch := self._read()) is not None:
+            self._ahead.append(batch)
+        if self._rehearsed == REHEARSALS * len(self._ahead):
+            return None
+        batch = self._ahead[self._rehearsed % len(self._ahead)]
+        self._rehearsed += 1
+        return batch._replace(rehearsed=True)
+
+    def hold(self, on: bool) -> None:
+        """See :meth:`Feed.hold`; data do not mind."""
+
+    def _read(self) -> Batch | None:
+        item = next(self._data, None)
+        batch: Batch | None = None if item is None else _checks.batch_of(item, Batch)
+        return batch
