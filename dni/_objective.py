@@ -95,22 +95,22 @@ class Objective(nn.Module):
             return torch.zeros_like(prediction) if learning else None
         u, m = _wide(prediction), _wide(message)
         mean_square = torch.linalg.vector_norm(m).square() / m.numel()
-        compiling = torch.compiler.is_compiling()
-        if learning and not compiling and not math.isfinite(mean_square):
+        known = _number(mean_square) if learning else None
+        if known is not None and not math.isfinite(known):
             _checks.nonfinite_message(message, self.nonfinite, who)
             return None
         if snapshot is not None:
-            m = m / (self._observe(mean_square, snapshot) if learning else _scale(snapshot))
+            m = m / (self._observe(mean_square, snapshot, who) if learning else _scale(snapshot))
         if self.record is not None:
             self.record.add_(_measure(u, m))
         if not learning:
             return None
         gradient = (u - m).mul_(2 / u.numel())
-        if compiling:  # nothing can be raised here: a non-finite message teaches nothing
+        if known is None:  # nothing can be raised here: a non-finite message teaches nothing
             gradient = torch.where(torch.isfinite(mean_square), gradient, 0.0)
         return gradient.to(prediction.dtype)
 
-    def _observe(self, mean_square: Tensor, snapshot: Tensor) -> Tensor:
+    def _observe(self, mean_square: Tensor, snapshot: Tensor, who: str) -> Tensor:
         """Add a message to the moments; the scale of ``snapshot`` with this message in it.
 
         From a hundred messages in one step on, corrections of one snapshot add up to more
@@ -121,7 +121,11 @@ class Objective(nn.Module):
         if torch.compiler.is_compiling():
             new = torch.where(torch.isfinite(mean_square), new, snapshot)
         updated = torch.lerp(snapshot, new, RATE)
-        self.moments.add_(updated - snapshot).clamp_min_(RATE * new)
+        try:
+            self.moments.add_(updated - snapshot).clamp_min_(RATE * new)
+        except RuntimeError as error:
+            _checks.no_transform(who, error)
+            raise
         return _scale(updated)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Objective:
@@ -143,6 +147,16 @@ def _scale(means: Tensor) -> Tensor:
     """``r``, never 0: a cut under a synthesizer that has just started receives zeros."""
     square, weight = means.unbind()
     return (square / weight).sqrt().clamp_min(torch.finfo(means.dtype).tiny)
+
+
+def _number(tensor: Tensor) -> float | None:
+    """``None`` where the compiler or ``torch.func.vmap`` lets nobody look at it."""
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        return float(tensor)
+    except RuntimeError:
+        return None
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -135,12 +135,27 @@ def backward_all(pairs: Sequence[tuple[Tensor, Tensor | None]], who: str) -> Non
     except RuntimeError as error:
         if "a second time" in str(error):
             _checks.second_backward(who, error)
+        if "functorch" in str(error):
+            _checks.inside_transform(who, error)
         raise
 
 
 def current_context() -> Any:
     """The innermost context of this thread, or ``None``."""
     return _state.contexts[-1] if _state.contexts else None
+
+
+def inside_backward() -> bool:
+    """Whether this thread is in a backward pass: only there the engine takes a callback."""
+    try:
+        torch.autograd.Variable._execution_engine.queue_callback(_nothing)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _nothing() -> None:
+    pass
 
 
 def deferring() -> bool:

@@ -490,3 +490,29 @@ def test_a_checkpoint_of_another_size_changes_nothing(kind):
         interface.load_state_dict(other.state_dict())
     for name, value in interface.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@both_forms
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_only_the_early_form_refuses_to_run_again_in_a_backward_pass(unlock, reentrant):
+    interface = dni.BackwardInterface(synthesizer(), unlock=unlock)
+    part = nn.Linear(WIDTH, WIDTH)
+    x = torch.randn(3, WIDTH, requires_grad=True)
+    interface(part(x)).sum().backward()  # a plain step before does not matter
+    out = checkpoint(lambda x: interface(part(x)), x, use_reentrant=reentrant)
+    if unlock and not reentrant:
+        with pytest.raises(RuntimeError, match=r"once; expected no second run .* unlock=False"):
+            out.sum().backward()
+    else:
+        out.sum().backward()
+
+
+def test_a_transform_refuses_a_running_scale_and_says_what_to_build():
+    interface = dni.BackwardInterface(synthesizer(), unlock=False)
+    h = torch.randn(3, WIDTH, requires_grad=True)
+
+    def loss(parameters):
+        return torch.func.functional_call(interface, parameters, (h,)).sum()
+
+    with pytest.raises(RuntimeError, match=r"expected normalize=False in torch\.func\.grad"):
+        torch.func.grad(loss)(dict(interface.named_parameters()))

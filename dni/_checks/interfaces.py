@@ -83,6 +83,24 @@ def not_distributed(active: bool, who: str) -> None:
         )
 
 
+def inside_transform(who: str, cause: Exception) -> NoReturn:
+    raise RuntimeError(
+        f"{who}: unlock=True, send and backward run a backward pass, which a transform of "
+        "torch.func cannot; expected eager mode, got torch.func.grad or the like. Build the "
+        "interface with unlock=False, normalize=False."
+    ) from cause
+
+
+def not_run_again(again: bool, who: str) -> None:
+    if again:
+        raise RuntimeError(
+            f"{who}: with unlock=True a forward pass sends its synthetic gradient, once; expected "
+            "no second run of it during the backward pass, got one, as "
+            "torch.utils.checkpoint.checkpoint(use_reentrant=False) makes. Build the interface "
+            "with unlock=False, and call zero_grad(): part A has its gradient already."
+        )
+
+
 def second_backward(who: str, cause: Exception | None = None) -> NoReturn:
     raise RuntimeError(
         f"{who}: this graph has been backpropagated once; expected no other gradient to reach it, "

@@ -120,6 +120,15 @@ def nonfinite_message(message: Tensor, policy: str, who: str) -> None:
         )
 
 
+def no_transform(who: str, cause: Exception) -> None:
+    """Explain that a running scale cannot change in a function without side effects."""
+    if "transform" in str(cause) or "vmap" in str(cause):
+        raise RuntimeError(
+            f"{who}: a running scale changes with each message, which a transform of torch.func "
+            "does not allow; expected normalize=False in torch.func.grad and vmap."
+        ) from cause
+
+
 def fits_checkpoint(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
     """A hook before ``load_state_dict``: all that is loaded fits, or nothing is loaded."""
     for name, mine in module.state_dict(prefix=prefix).items():

@@ -66,6 +66,16 @@ def steps_alone(optimizer: Optimizer, parameters: list[nn.Parameter], who: str) 
         )
 
 
+def same_parameters(optimizer: Optimizer, network: nn.Module, who: str) -> None:
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in known for parameter in network.parameters()):
+        raise RuntimeError(
+            f"{who}: expected the parameters that it was built with, got others, as to_empty(), "
+            "fully_shard() and torch.func make them. Wrap the network after to_empty(); for all "
+            "else, use dni.decouple and an optimizer."
+        )
+
+
 def arguments(value: Any, who: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{who}: expected dni_params to be a dict of arguments, got {kind(value)}.")

@@ -237,6 +237,8 @@ class DNI(nn.Module):
 
     def _arm(self) -> None:
         """Let every parameter step; those of copies, and thawed ones, are not hooked yet."""
+        if self.training:
+            _checks.same_parameters(self.optim, self.network, type(self).__name__)
         self._base.arm(_own(self.network, self.network.parameters()))
         if self._synthesizers is not None:
             groups = self._synthesizers.optimizer.param_groups

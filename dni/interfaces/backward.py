@@ -136,6 +136,7 @@ class BackwardInterface(UnidirectionalInterface):
     def forward(self, trigger: Any) -> Any:
         """``trigger``, cut: a synthetic gradient goes up, the real one is intercepted."""
         if not self._learning:
+            self._sends_in(False)
             return trigger
         leaves, rebuild = _trees.flatten(trigger, self.who)
         return rebuild(self._cut(leaves, self._ask(leaves)))
@@ -219,6 +220,7 @@ class BackwardInterface(UnidirectionalInterface):
     def _cut(self, leaves: list[Tensor], predicted: Prediction) -> tuple[Tensor, ...]:
         """``leaves`` with a synthetic gradient sent up, now or with the loss."""
         if self.unlock and not deferring():
+            self._sends_in(True)
             self._send_upstream(leaves, predicted, self._factor)
             fresh = [leaf.detach().requires_grad_() for leaf in leaves]
             return self._intercept(fresh, predicted, None, 1.0)

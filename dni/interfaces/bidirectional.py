@@ -77,6 +77,8 @@ class BidirectionalInterface(nn.Module):
         leaves, rebuild = _trees.flatten(message, self.backward_interface.who)
         ahead, back = self._ask_both(leaves, trigger)
         if ahead is None and back is None:
+            self.forward_interface._sends_in(False)
+            self.backward_interface._sends_in(False)
             return message
         if ahead is not None:
             real = [leaf.detach() for leaf in leaves]

@@ -52,6 +52,7 @@ class ForwardInterface(UnidirectionalInterface):
     def forward(self, message: Any, trigger: Any) -> Any:
         """The synthetic message for ``trigger``, having taught the real one."""
         if not self._learning:
+            self._sends_in(False)
             return message
         real, rebuild = _trees.flatten(message, self.who)
         known, _ = _trees.flatten(trigger, self.who)
@@ -67,6 +68,7 @@ class ForwardInterface(UnidirectionalInterface):
         """In the early form teach ``real`` now; what is left to teach with the loss."""
         if not self._early:
             return predicted
+        self._sends_in(True)
         self._regress(real, predicted)
         return predicted._replace(output=predicted.output.detach())
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dni import _checks, _trees
 from dni._objective import Objective
-from dni.contexts import backward_all, current_context, deferring
+from dni.contexts import backward_all, current_context, deferring, inside_backward
 
 
 class Prediction(NamedTuple):
@@ -75,6 +75,7 @@ class UnidirectionalInterface(nn.Module):
         _checks.one_of("nonfinite", nonfinite, ("raise", "skip"), self.who)
         self.synthesizer = synthesizer
         self.objective = Objective(_checks.normalize(normalize, synthesizer, self.who), nonfinite)
+        self._sent = False  # during the last forward pass, which was no part of a backward pass
         self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]
 
     def send(self, message: Any, trigger: Any) -> None:
@@ -135,6 +136,18 @@ class UnidirectionalInterface(nn.Module):
         gradient = self.objective.gradient(output, message, snapshot, learning, self.who)
         if gradient is not None:
             backward_all([(output, gradient)], self.who)
+
+    def _sends_in(self, forward_pass: bool) -> None:
+        """Refuse to send in a second run of a forward pass that has sent already.
+
+        Such a run is part of the backward pass. The reentrant kind of checkpointing is welcome:
+        its first run builds no graph and sends nothing.
+        """
+        if torch.compiler.is_compiling():
+            return
+        again = forward_pass and inside_backward()
+        _checks.not_run_again(again and self._sent, self.who)
+        self._sent = forward_pass and not again
 
     def _may_backpropagate(self) -> None:
         """Refuse a backward pass during the forward pass where it goes wrong."""

@@ -80,5 +80,5 @@ def synthesizer_for(
 
 def like(synthesizer: nn.Module, output: Tensor) -> nn.Module:
     """``synthesizer`` where ``output`` is, in its dtype."""
-    narrowed = torch.is_autocast_enabled(output.device.type)
+    narrowed = not output.is_meta and torch.is_autocast_enabled(output.device.type)
     return synthesizer.to(output.device, None if narrowed else output.dtype)

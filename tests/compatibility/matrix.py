@@ -1,0 +1,98 @@
+"""The matrix as the page shows it: what works, what is refused, what cannot be seen."""
+
+from __future__ import annotations
+
+from tests.compatibility import processes, rows
+from tests.compatibility.subjects import SUBJECTS
+
+ROWS = [*rows.ROWS, *processes.ROWS]
+EARLY = [subject.name for subject in SUBJECTS if subject.early]
+
+REFUSED: dict[tuple[str, str], str] = {
+    **{
+        (f"torch.compile, {backend}", name): "pass unlock=False"
+        for backend in ("aot_eager", "inductor")
+        for name in EARLY
+    },
+    **{("checkpoint", name): "expected no second run of it" for name in EARLY},
+    **{
+        (row, name): "which a transform of torch.func cannot"
+        for row in ("torch.func.grad", "torch.func.vmap over grad")
+        for name in (*EARLY, "windows")
+    },
+    **{
+        (row, "DNI"): "expected the parameters that it was built with"
+        for row in ("torch.func.grad", "torch.func.vmap over grad", "FSDP2", "meta device")
+    },
+    **{("DistributedDataParallel", name): "DistributedDataParallel listens" for name in EARLY},
+    ("DistributedDataParallel", "DNI"): "before DistributedDataParallel has their mean",
+}
+"""Cells that raise an error of this library, and a part of what it says."""
+
+UNSEEN: dict[tuple[str, str], str] = {
+    (row, "DNI"): "``DNI`` steps while a backward pass runs: a factor, a sum or a norm that is "
+    "known after it comes too late. Use ``decouple``."
+    for row in ("GradScaler, 2**8", "GradScaler, 2**16", "gradient accumulation",
+                "gradient clipping")
+}  # fmt: skip
+"""Cells that cannot work, and that nobody can notice: why."""
+
+REMEDIES = {
+    "pass unlock=False": "Take the form in one graph, ``unlock=False``.",
+    "expected no second run of it": "Take ``unlock=False``, or the reentrant kind.",
+    "which a transform of torch.func cannot": "Take ``unlock=False, normalize=False``.",
+    "DistributedDataParallel listens": "Take ``unlock=False``.",
+    "before DistributedDataParallel has their mean": "Take ``decouple``.",
+    "expected the parameters that it was built with": "Wrap after ``to_empty``; else ``decouple``.",
+}
+
+HEAD = """\
+Compatibility
+=============
+
+Every public module against what PyTorch offers. Each cell is a test: a network is trained with and
+without the feature, and has to come out the same; where it cannot work, the test wants the
+library's own error. ``python -m tests.compatibility`` writes this page.
+
+Columns that say *unlock* are the early form (``unlock=True``, the default of an interface), which
+sends its gradients during the forward pass; the others are one graph (``unlock=False``, what
+``decouple`` uses). Under ``windows`` the recurrent core is what is compiled, checkpointed, wrapped.
+
+"""
+
+NOTES = """
+How it was done
+---------------
+
+* *torch.compile*: ``fullgraph=True``, the loss in one region, twenty steps in which ``mix`` and the
+  labels change; at most two graphs.
+* *GradScaler*: synthesizers have an optimiser that is stepped without the scaler
+  (``dni.synthesizer_parameters``), and ``nonfinite="skip"``; the fourth step overflows.
+* *DistributedDataParallel, FSDP2*: two processes, gloo; every rank has the mean of all gradients.
+  ``Forward`` leaves the part before it without a gradient, so DDP is told
+  ``find_unused_parameters=True``. For ``windows``, the core, the readout and the synthesizer are
+  wrapped one by one.
+* *torch.func.grad*, and *vmap* over it: ``normalize=False``.
+* *torch.export*: of the network that ``dni.strip`` leaves, in evaluation mode.
+"""
+
+
+def said(row: str, subject: str) -> str:
+    """A cell."""
+    if (row, subject) in REFUSED:
+        number = 1 + list(REMEDIES).index(REFUSED[row, subject])
+        return f"refused [{number}]_"
+    return f"no [{len(REMEDIES) + 1}]_" if (row, subject) in UNSEEN else "yes"
+
+
+def page() -> str:
+    """``docs/compatibility.rst``."""
+    names = [subject.name for subject in SUBJECTS]
+    head = ["..", *(f"``{name.split(',')[0]}``{name[len(name.split(',')[0]) :]}" for name in names)]
+    lines = [[row, *(said(row, name) for name in names)] for row in ROWS]
+    text = [".. list-table::", "   :header-rows: 1", "   :stub-columns: 1", ""]
+    for cells in (head, *lines):
+        text += [f"   {'*' if not index else ' '} - {cell}" for index, cell in enumerate(cells)]
+    notes = [f".. [{number}] {words}" for number, words in enumerate(REMEDIES.values(), 1)]
+    notes.append(f".. [{len(notes) + 1}] {next(iter(UNSEEN.values()))}")
+    return HEAD + "\n".join([*text, "", *notes, ""]) + NOTES
