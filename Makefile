@@ -10,7 +10,7 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict dni
+	$(BIN)/mypy --strict dni tests/typed.py
 	$(BIN)/python -m pytest -q -W error
 	$(BIN)/sphinx-build -W -q docs build/docs
 

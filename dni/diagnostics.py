@@ -126,6 +126,39 @@ class Monitor:
             for name, seen in self._history.items():
                 writer.writerows([read, name, *measured] for read, measured in enumerate(seen, 1))
 
+    def scalars(self) -> dict[str, float]:
+        """The last :meth:`read` as ``dni/<cut>/<quantity>``, of the cuts that had messages.
+
+        Example:
+            >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
+            >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), cut, torch.nn.Linear(3, 1))
+            >>> with dni.diagnostics.Monitor(model) as monitor:
+            ...     model(torch.ones(5, 2)).mean().backward()
+            >>> monitor.scalars()
+            {'dni/1/loss': 1.0, 'dni/1/cosine': 0.0, 'dni/1/norm_ratio': 0.0}
+        """
+        return {
+            f"dni/{name}/{quantity}": getattr(seen[-1], quantity)
+            for name, seen in self._history.items()
+            if seen and seen[-1].messages
+            for quantity in ("loss", "cosine", "norm_ratio")
+        }
+
+    def log(self, writer: Any, step: int) -> None:
+        """Write the last :meth:`read` to TensorBoard or to Weights & Biases.
+
+        Args:
+            writer: a ``torch.utils.tensorboard.SummaryWriter``, or what has a ``log(dict, step)``,
+                as a W&B run does.
+            step: of the training.
+        """
+        _checks.writes_scalars(writer)
+        if hasattr(writer, "add_scalar"):
+            for name, value in self.scalars().items():
+                writer.add_scalar(name, value, step)
+        else:
+            writer.log(self.scalars(), step=step)
+
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
         """The history as curves over the reads: loss, cosine and norm ratio of each interface.
 
@@ -133,18 +166,13 @@ class Monitor:
             path: where to save the picture, if anywhere.
 
         Returns:
-            the ``matplotlib`` figure; ``pip install dni-torch[plot]`` brings what it needs.
+            the ``matplotlib`` figure; :mod:`dni.plot` has more, one at a time.
         """
-        figure_module = _checks.plotting()
-        figure = figure_module.Figure(figsize=(10, 3), layout="constrained")
-        titles = ("synthesizer loss", "cosine", "norm ratio")
-        for place, (title, axes) in enumerate(zip(titles, figure.subplots(1, 3), strict=True)):
-            for name, seen in self._history.items():
-                reads = [read for read, measured in enumerate(seen, 1) if measured.messages]
-                axes.plot(reads, [seen[read - 1][place] for read in reads], label=name, marker=".")
-            axes.set(title=title, xlabel="read")
-        if 0 < len(self._history) <= 12:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+        from dni import plot
+
+        figure = _checks.plotting().Figure(figsize=(10, 3), layout="constrained")
+        for quantity, axes in zip(plot.TITLES, figure.subplots(1, 3), strict=True):
+            plot.curves(self, quantity, axes)
         if path is not None:
             figure.savefig(path)
         return figure

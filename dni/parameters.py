@@ -7,12 +7,14 @@ renamed attribute; the interfaces know which modules are synthesizers.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from dni.interfaces import UnidirectionalInterface
 from dni.interfaces.unshaped import Unshaped
 
-__all__ = ["base_parameters", "synthesizer_parameters"]
+__all__ = ["base_parameters", "parameter_groups", "synthesizer_parameters"]
 
 
 def synthesizer_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -52,3 +54,19 @@ def base_parameters(model: nn.Module) -> list[nn.Parameter]:
     """
     synthesizers = set(synthesizer_parameters(model))
     return [parameter for parameter in model.parameters() if parameter not in synthesizers]
+
+
+def parameter_groups(model: nn.Module, **synthesizers: Any) -> list[dict[str, Any]]:
+    """Both groups, as an optimiser takes them; ``synthesizers`` are options of the second.
+
+    Example:
+        >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), cut, torch.nn.Linear(3, 1))
+        >>> optimizer = torch.optim.Adam(dni.parameter_groups(model, lr=1e-2), lr=1e-3)
+        >>> [group["lr"] for group in optimizer.param_groups]
+        [0.001, 0.01]
+    """
+    return [
+        {"params": base_parameters(model)},
+        {"params": synthesizer_parameters(model), **synthesizers},
+    ]

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from dni._checks.words import as_number, kind
+from dni._checks.words import as_number, kind, shape
 
 _ONE_GRAPH = (
     "Build the interface with unlock=False, or collect its gradients around the call in "
@@ -132,7 +132,37 @@ def plotting() -> Any:
         from matplotlib import figure
     except ImportError as error:
         raise ImportError(
-            "dni.diagnostics.Monitor: plot() expected matplotlib, got none installed. Install it "
-            "with `pip install dni-torch[plot]`, or write the numbers with to_csv(path)."
+            "dni.plot: expected matplotlib, got none installed. Install it with `pip install "
+            "dni-torch[plot]`, or write a monitor's numbers with to_csv(path)."
         ) from error
     return figure
+
+
+def has_reads(any_of_them: bool, who: str) -> None:
+    if not any_of_them:
+        raise ValueError(f"{who}: expected a monitor that has been read, got none. Call read().")
+
+
+def writes_scalars(writer: Any) -> None:
+    if not (hasattr(writer, "add_scalar") or hasattr(writer, "log")):
+        raise TypeError(
+            "dni.diagnostics.Monitor: expected a SummaryWriter (add_scalar) or a run (log) to "
+            f"write to, got {kind(writer)}."
+        )
+
+
+def zeroed_after_forward(early: Sequence[str], who: str) -> None:
+    if early:
+        raise RuntimeError(
+            f"{who}: automatic optimisation calls zero_grad between forward and backward; expected "
+            f"interfaces with unlock=False, got unlock=True in {', '.join(early)}: their synthetic "
+            "gradients would be lost. Pass unlock=False, or optimise by hand."
+        )
+
+
+def same_shapes(synthetic: Any, real: Any, who: str) -> None:
+    if synthetic.shape != real.shape:
+        raise ValueError(
+            f"{who}: expected a synthetic message of the real one's shape, {shape(real)}; got "
+            f"{shape(synthetic)}."
+        )

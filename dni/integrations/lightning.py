@@ -1,0 +1,81 @@
+"""For Lightning's ``Trainer``: ``pip install dni-torch[lightning]``.
+
+In automatic optimisation a decoupled module trains unchanged, in the form that is one graph
+(``unlock=False``, as :func:`dni.decouple` makes it). The early form sends its gradients during
+``training_step``, behind which Lightning calls ``zero_grad``: it needs manual optimisation::
+
+    def training_step(self, batch, index):
+        x, y = batch
+        self.optimizers().zero_grad()
+        with dni.synthesizer_context(y):
+            loss = F.cross_entropy(self.network(x), y)
+        self.manual_backward(loss)
+        self.optimizers().step()
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from dni import _checks
+from dni.diagnostics import Monitor
+from dni.integrations.schedules import Schedule, Schedules, early
+
+__all__ = ["DNICallback"]
+
+
+class DNICallback(Callback):
+    """Logs how good synthetic messages are, and lets ``mix`` and ``factor`` follow the step.
+
+    What is logged is called ``dni/<cut>/loss``, ``.../cosine`` and ``.../norm_ratio``; see
+    :class:`dni.diagnostics.Measurement`. A rate for the synthesizers is the optimiser's affair:
+    ``torch.optim.Adam(dni.parameter_groups(self, lr=1e-3), lr=1e-4)``.
+
+    Args:
+        every: optimiser steps from one logging to the next.
+        mix: the share of real gradients at a step, a function of its number.
+        factor: the scale of synthetic gradients, likewise.
+    """
+
+    def __init__(
+        self, every: int = 50, mix: Schedule | None = None, factor: Schedule | None = None
+    ) -> None:
+        self.every = _checks.count("every", every, 1, type(self).__name__)
+        self.schedules = Schedules(mix, factor)
+        self.monitor: Monitor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the interfaces; refuse those that cannot work."""
+        if pl_module.automatic_optimization:
+            _checks.zeroed_after_forward(early(pl_module), type(self).__name__)
+        self.monitor = Monitor(pl_module)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set ``mix`` and ``factor``."""
+        self.schedules.apply(pl_module, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log, now and then."""
+        if self.monitor is not None and trainer.global_step % self.every == 0:
+            self.monitor.read()
+            pl_module.log_dict(self.monitor.scalars())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop measuring."""
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Stop measuring."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.monitor is not None:
+            self.monitor.close()
