@@ -117,11 +117,15 @@ def state_fits(state: Any, interface: nn.Module) -> None:
         )
 
 
-def neighbour_away(how: str, waited: float) -> None:
+def neighbour_away(how: str, waited: float, trouble: str) -> None:
     raise TimeoutError(
         f"{WHO}: expected the neighbouring stage within `patience`; it is {how} for {waited:.0f} "
-        "seconds. Look at what it said last, or be more patient."
+        f"seconds.{_last(trouble)} Look at what it said last, or be more patient."
     )
+
+
+def _last(trouble: str) -> str:
+    return f" The last attempt to connect failed: {trouble}" if trouble else ""
 
 
 def not_left(left: bool) -> None:
@@ -136,15 +140,15 @@ def not_left(left: bool) -> None:
 def not_over(over: bool) -> None:
     if over:
         raise RuntimeError(
-            f"{WHO}: expected a run that begins, got a store that remembers its end: the stage "
-            "before has left. Name another store, or set DNI_RUN, for all stages."
+            f"{WHO}: expected a run that begins, got a store that remembers its end: both stages "
+            "of an edge have left. Name another store, or set DNI_RUN, for all stages."
         )
 
 
-def is_waiting(waited: float) -> None:
+def is_waiting(waited: float, trouble: str) -> None:
     warnings.warn(
-        f"{WHO}: this stage has waited {waited:.0f} seconds for a neighbour to come. Are all "
-        "stages started, with the same store and run?",
+        f"{WHO}: this stage has waited {waited:.0f} seconds for a neighbour to come."
+        f"{_last(trouble)} Are all stages started, with the same store and run?",
         stacklevel=4,
     )
 
@@ -163,6 +167,31 @@ def stage_is_whole(part: Any, loss: Any, upstream: Any, downstream: Any) -> None
     if downstream is None and not callable(loss):
         raise TypeError(
             f"Stage: the last stage needs loss, a function of (output, target); got {kind(loss)}."
+        )
+
+
+def knows_input(fed: bool, downstream: Any) -> None:
+    if fed and downstream is not None and downstream.needs_data:
+        raise ValueError(
+            "Stage: a complete unlock predicts from the input of the network, which does not come "
+            "over an edge of an update unlock; expected the same unlock at both ends, got "
+            f"UpdateB and {type(downstream).__name__}."
+        )
+
+
+def queue(value: Any, most: int, who: str) -> int:
+    if not is_integer_from(0, value) or value >= most:
+        raise ValueError(
+            f"{who}: expected queue to be an integer from 0 to {most - 1}, got {value!r}."
+        )
+    return int(value)
+
+
+def trains_once(trained: bool) -> None:
+    if trained:
+        raise RuntimeError(
+            "Stage.train: expected one call for the whole run, got a second one. Chain the epochs: "
+            "train(batch for epoch in range(n) for batch in loader)."
         )
 
 

@@ -37,6 +37,7 @@ from dni.distributed.wire import LAYOUT, Frame, WireError, pack, unpack, unpack_
 __all__ = ["C10dChannel"]
 
 POLL = 0.01  # seconds between two looks into the store
+AGAIN = 0.1  # seconds between two attempts to connect
 BEATS = 5  # in the longest silence
 SLOWEST = 1e6  # bytes per second that a body may take
 CONNECT = timedelta(seconds=3)  # both are there; one that dies just now must not hold the other
@@ -100,7 +101,7 @@ class C10dChannel(Channel):
         self._mine = _checks.end_of_an_edge(end, "dni.distributed.C10dChannel")
         self._theirs = "B" if end == "A" else "A"
         self._rank = "AB".index(end)
-        self._closing = False
+        self._closing = self._abandoned = False
         self._connection = threading.Lock()  # what follows belongs to one connection
         self._group: ProcessGroupGloo | None = None
         self._outbox = Outbox()
@@ -110,6 +111,7 @@ class C10dChannel(Channel):
 
     def open(self) -> None:
         """See :meth:`Channel.open`."""
+        self.over = self._store.check(["left/A"]) and self._store.check(["left/B"])
         if self._store.check(["met"]):  # in a former life of this stage, which is no beginner
             self.peer = Peer.LOST
         self.lost_since = time.monotonic()
@@ -139,8 +141,18 @@ class C10dChannel(Channel):
             self._closing = True
             self._say_goodbye()
         self._receiver.join(None if self.error is None else self.silence)
-        for sender in self._senders:
-            sender.join(self.silence)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """See :meth:`Channel.abandon`; the peer notices by the silence, or at once if gloo does."""
+        if not self._receiver.ident:
+            return
+        with self._connection:
+            self._abandoned = True
+            self._outbox.wake()
+        for thread in (*self._senders, self._receiver):
+            thread.join(self.silence)
+        self._group = None  # which closes its sockets
 
     def _say_goodbye(self) -> None:
         """To whoever is there; within the lock."""
@@ -159,8 +171,8 @@ class C10dChannel(Channel):
             while (group := self._join()) is not None:
                 self._connected(group)
                 try:
-                    while self.peer is not Peer.LEFT:
-                        self._arrived(*self._read(group))
+                    while self.peer is not Peer.LEFT and (arrived := self._read(group)):
+                        self._arrived(*arrived)
                     return
                 except WireError:
                     raise
@@ -172,9 +184,9 @@ class C10dChannel(Channel):
         finally:
             self.inbox.wake()
 
-    def _read(self, group: ProcessGroupGloo) -> tuple[Kind, int, object, int]:
-        """The next message; beats are passed over."""
-        while True:
+    def _read(self, group: ProcessGroupGloo) -> tuple[Kind, int, object, int] | None:
+        """The next message; beats are passed over. ``None``: nobody wants one."""
+        while not self._abandoned:
             header = torch.empty(LAYOUT.size, dtype=torch.uint8)
             self._receive(group, header, self.silence)
             said = unpack_header(header, self.model)
@@ -184,6 +196,7 @@ class C10dChannel(Channel):
             if kind is not Kind.BEAT:
                 content = unpack(header, body, self.model)
                 return kind, said.step, content, len(header) + len(body)
+        return None
 
     def _receive(self, group: ProcessGroupGloo, into: torch.Tensor, seconds: float) -> None:
         work = group.recv([into], 1 - self._rank, 0)  # type: ignore[attr-defined]
@@ -195,7 +208,7 @@ class C10dChannel(Channel):
         """As long as ``group`` is the connection."""
         while True:
             message = outbox.take(self.silence / BEATS)
-            if self._group is not group:
+            if self._group is not group or (self._abandoned and message is None):
                 self.dropped(message is not None and message.kind is not Kind.ACTIVATION)
                 return
             frame = message.content if message else pack(Kind.BEAT, 0, None, self.model)
@@ -225,8 +238,10 @@ class C10dChannel(Channel):
         while self._meet(generation):
             try:
                 group = self._connect(generation)
-            except RuntimeError:  # the peer died on its way here
+            except RuntimeError as error:  # the peer died on its way here; or there is no way
+                self.trouble = str(error).partition("\n")[0]
                 generation = self._raise(generation)
+                time.sleep(AGAIN)
                 continue
             if group is None:
                 generation = self._current()
@@ -242,7 +257,7 @@ class C10dChannel(Channel):
             if self._store.check([f"left/{self._theirs}"]):
                 self.peer = Peer.LEFT
                 return False
-            if self._closing:
+            if self._closing or self._abandoned:
                 return False
             here = self._store.check([f"{generation}/{self._theirs}"])
             if here or self._current() != generation:
@@ -270,7 +285,7 @@ class C10dChannel(Channel):
         self._store.set("met", "1")
         with self._connection:
             self._group, self._outbox = group, Outbox()
-            self.peer = Peer.PRESENT
+            self.peer, self.trouble = Peer.PRESENT, ""
             self.counters.connections += 1
             self._say_goodbye()
         sender = self._thread(self._send_all, group, self._outbox)

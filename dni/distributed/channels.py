@@ -140,6 +140,13 @@ class Channel(ABC):
 
     Args:
         model: 16 bytes that both ends derive from the model.
+
+    Attributes:
+        peer, counters, inbox: see above.
+        lost_since: when somebody was here last.
+        error: what :meth:`receive` raises.
+        trouble: why the last attempt to connect failed.
+        over: whether both ends had left already when this one opened.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -149,6 +156,8 @@ class Channel(ABC):
         self.inbox = Mailbox()
         self.lost_since = time.monotonic()
         self.error: Exception | None = None
+        self.trouble = ""
+        self.over = False
         self._counting = threading.Lock()
 
     @abstractmethod
@@ -171,6 +180,10 @@ class Channel(ABC):
     @abstractmethod
     def close(self) -> None:
         """Say that this end goes, and let what is on its way arrive."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """End what runs for this end, without a word to the other; after :meth:`close`, nothing."""
 
     def receive(self, timeout: float = 0.0) -> Message | None:
         """The next message; ``None`` where none comes in time, or the peer goes meanwhile.
@@ -227,6 +240,9 @@ class InProcess(Channel):
         arrived = unpack(frame.header, frame.body, self.other.model)
         self.other._arrived(kind, step, arrived, size)
         return 1
+
+    def abandon(self) -> None:
+        """Nothing runs."""
 
     def close(self) -> None:
         """See :meth:`Channel.close`."""

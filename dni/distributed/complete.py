@@ -100,6 +100,7 @@ class CompleteA(_Complete, EndA):
     """
 
     at_a = True
+    needs_data = True
 
     def hand_over(self, h: Any, batch: Batch) -> None:
         """See :meth:`EndA.hand_over`."""
@@ -122,5 +123,5 @@ class CompleteB(_Complete, EndB):
         self.wait_for_peer()
         return self._interface.receive(batch.input)
 
-    def answer(self, x: Any, batch: Batch) -> None:
+    def answer(self, batch: Batch) -> None:
         """Nothing is sent: the interface has learnt the gradient on its way."""

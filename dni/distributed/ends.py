@@ -92,7 +92,7 @@ class End:
         """Raise if the neighbour has been away for too long."""
         waited = time.monotonic() - self.channel.lost_since
         if self.away and waited > self.patience:
-            _checks.neighbour_away(self.channel.peer.value, waited)
+            _checks.neighbour_away(self.channel.peer.value, waited, self.channel.trouble)
 
     @property
     def away(self) -> bool:
@@ -105,7 +105,7 @@ class End:
         waited = time.monotonic() - self.channel.lost_since
         if self.channel.peer is Peer.AWAITED and waited > WONDER and not self._wondered:
             self._wondered = True
-            _checks.is_waiting(waited)
+            _checks.is_waiting(waited, self.channel.trouble)
         self.channel.inbox.wait(LOOK)
         if self.channel.error is not None:
             raise self.channel.error
@@ -113,6 +113,9 @@ class End:
 
 class EndA(End, ABC):
     """Where activations leave."""
+
+    needs_data = False
+    """Whether the input of the network has to be known here."""
 
     def ready(self) -> bool:
         """Whether the stages behind can go on, all of them."""
@@ -134,8 +137,8 @@ class EndB(End, ABC):
         """The input of the part, where a gradient can arrive."""
 
     @abstractmethod
-    def answer(self, x: Any, batch: Batch) -> None:
-        """The gradient has arrived at ``x``."""
+    def answer(self, batch: Batch) -> None:
+        """The gradient has arrived at what was taken."""
 
 
 class Feed(ABC):

@@ -17,13 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -116,7 +113,7 @@ def this_stage(
         place: where this process stands; left out, the environment says so.
 
     On SIGTERM and SIGINT the stage makes an end: the first one at its next step, the others when
-    they have trained on all that it sent. A second signal does what it always did.
+    they have trained on all that it sent. A second signal interrupts it.
     """
     place = place or Place.of_environment()
     parts = split(model, at)
@@ -145,7 +142,7 @@ def this_stage(
     if "DNI_STATUS" in os.environ:
         stage.status.file = Path(os.environ["DNI_STATUS"])
         stage.status.report()
-    _end_on_signals(stage)
+    stage.heeds_signals = True
     return stage
 
 
@@ -197,22 +194,3 @@ def _fingerprint(model: nn.Module, at: list[str], complete: bool) -> bytes:
     tensors = {name: [str(t.dtype), list(t.shape)] for name, t in model.state_dict().items()}
     said = json.dumps([tensors, at, complete])
     return hashlib.blake2b(said.encode(), digest_size=16).digest()
-
-
-def _end_on_signals(stage: Stage) -> None:
-    """Until ``stage`` has finished the first signal of a kind stops it; the next one does not."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
-        stage.stop()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-    for number in before:
-        signal.signal(number, stop)
-    stage.at_finish.append(restore)

@@ -28,16 +28,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
 
 from dni import _checks
 from dni._checks.launch import StageFailed
+from dni.distributed.signals import stopped_by_signals
 from dni.distributed.worker import FAILED, GRACE, Failure, Plan, read
 
 __all__ = ["StageFailed", "View", "launch", "main"]
@@ -103,7 +102,7 @@ class _Launcher:
 
     def run(self) -> None:
         ticks = 0
-        with _stopped_by(self._stop):
+        with stopped_by_signals(self._stop):
             try:
                 self._start()
                 while self._look():
@@ -220,19 +219,6 @@ class _Tail:
             lines = whole.decode(errors="replace").split("\n")
             self.to.write("".join(f"{self.prefix}{line}\n" for line in lines))
             self.to.flush()
-
-
-@contextmanager
-def _stopped_by(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call ``stop``; other threads than the main one cannot ask for that."""
-    in_main = threading.current_thread() is threading.main_thread()
-    numbers = [signal.SIGINT, signal.SIGTERM] if in_main else []
-    before = [signal.signal(number, lambda *_: stop()) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ what came back and steps, then in lock-step every one *hears* what its neighbour
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from dni import _checks, _trees
 from dni.contexts import synthesizer_context
-from dni.distributed.channels import Peer
 from dni.distributed.checkpoints import Checkpoints
 from dni.distributed.ends import Batch, EndA, EndB, Feed
 from dni.distributed.reading import Reading
+from dni.distributed.signals import stopped_by_signals
 from dni.distributed.status import Status
 from dni.parameters import base_parameters
 
@@ -44,6 +45,8 @@ class Stage:
 
     Attributes:
         clock: batches trained on, those of former lives included, rehearsed ones not.
+        heeds_signals: whether SIGINT and SIGTERM call :meth:`stop` while it trains; a second one
+            interrupts.
         rehearsed: batches trained on while a neighbour was away, which had their turn before or
             after that.
         status: how it goes.
@@ -82,6 +85,7 @@ class Stage:
     ) -> None:
         who = type(self).__name__
         _checks.stage_is_whole(part, loss, upstream, downstream)
+        _checks.knows_input(isinstance(upstream, Feed), downstream)
         self.part, self.loss = part, loss
         self.upstream, self.downstream = upstream, downstream
         self.ends = [end for end in (downstream, upstream) if end is not None]
@@ -96,7 +100,8 @@ class Stage:
         self.stopping = False
         self._fresh = True  # the batch that is trained on
         self._waiting = 0  # batches whose gradients the optimiser has not used yet
-        self.at_finish: list[Callable[[], None]] = []
+        self.heeds_signals = False
+        self._trained = self._asked = False
         self.status = Status(self)
         self._resume()
 
@@ -117,10 +122,21 @@ class Stage:
             the stages behind are told so. Who leaves it by ``break`` just vanishes.
         """
         _checks.has_data(batches is not None or not self.reads)
-        feed = self.feed(batches or ())
+        _checks.trains_once(self._trained)
+        self._trained = True
+        feed = self.feed(() if batches is None else batches)
+        try:
+            with stopped_by_signals(self._signalled) if self.heeds_signals else nullcontext():
+                yield from self._train(feed)
+        finally:
+            for end in self.ends:
+                end.channel.abandon()
+
+    def _train(self, feed: Feed) -> Iterator[int]:
         self.optimizer.zero_grad()  # which loads what it needs: neighbours would wait for that
         for end in self.ends:
             end.channel.open()
+        _checks.not_over(self.clock == 0 and any(end.channel.over for end in self.ends))
         while (batch := self.next_batch(feed)) is not None:
             self.advance(batch)
             self.learn()
@@ -149,8 +165,6 @@ class Stage:
             feed.hold(not ready)
             batch = feed.poll() if ready else None
             if ready and feed.ended:
-                left = self.upstream is not None and self.upstream.channel.peer is Peer.LEFT
-                _checks.not_over(left and self.clock == 0 and not self.stopping)
                 return None
             if batch is None and (feed.idle or not ready):
                 batch = feed.rehearse()
@@ -180,7 +194,7 @@ class Stage:
             else:
                 self.downstream.hand_over(output, batch)
         if self.upstream is not None:
-            self.upstream.answer(x, batch)
+            self.upstream.answer(batch)
 
     def learn(self) -> None:
         """Take in what came back, and step."""
@@ -216,8 +230,6 @@ class Stage:
         for end in self.ends:
             end.channel.close()
         self.status.finished()
-        for function in self.at_finish:
-            function()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a restarted stage needs; tensors, numbers and plain containers."""
@@ -237,6 +249,12 @@ class Stage:
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         self.clock = state["clock"]
+
+    def _signalled(self) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        self.stop()
 
     def _step(self) -> None:
         self.optimizer.step()

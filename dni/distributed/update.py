@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from dni import _checks, _trees
 from dni.contexts import synthesizer_context
-from dni.distributed.channels import Channel, Kind, Message, Peer
+from dni.distributed.channels import MOST, Channel, Kind, Message, Peer
 from dni.distributed.ends import KEEP, LOOK, REHEARSALS, Batch, EndA, EndB, Feed
 from dni.interfaces import BackwardInterface
 
@@ -55,7 +55,7 @@ class UpdateA(EndA):
     ) -> None:
         super().__init__(channel, patience)
         self._interface = interface
-        self.queue = _checks.count("queue", queue, 0, type(self).__name__)
+        self.queue = _checks.queue(queue, MOST, type(self).__name__)
         self._sent = 0
         self._answered_over = 1  # a connection: of the first, an answer is worth waiting for
         self._held_over = 0
@@ -89,8 +89,10 @@ class UpdateA(EndA):
         self._interface.backward(h)
         self.wait_for_peer()
         _checks.not_left(self.channel.peer is Peer.LEFT and not self.stopping)
-        if not self.ready():
-            self.channel.dropped(not batch.rehearsed)
+        if batch.rehearsed and not self.ready():
+            return
+        if self.channel.peer is Peer.LOST or self.unanswered > self.queue:
+            self.channel.dropped(not batch.rehearsed)  # it was on its way when the neighbour died
             return
         h = _trees.map_tensors(lambda _, tensor: tensor.detach(), h)
         self._sent += 1
@@ -166,6 +168,7 @@ class UpdateB(EndB, Feed):
         self._left_to_rehearse = 0
         self._heard_over = 0  # a connection
         self._holding = 0
+        self._leaves: Any = None  # of the batch that is trained on
 
     @property
     def idle(self) -> bool:
@@ -206,17 +209,19 @@ class UpdateB(EndB, Feed):
             self._holding = self.channel.send(Kind.HOLD, 0)
 
     def take(self, batch: Batch) -> Any:
-        """See :meth:`EndB.take`."""
-        return _trees.map_tensors(lambda _, h: h.detach().requires_grad_(), batch.input)
+        """See :meth:`EndB.take`; a copy, which the part may change in place."""
+        self._leaves = _trees.map_tensors(lambda _, h: h.detach().requires_grad_(), batch.input)
+        return _trees.map_tensors(lambda _, leaf: leaf.clone(), self._leaves)
 
-    def answer(self, x: Any, batch: Batch) -> None:
+    def answer(self, batch: Batch) -> None:
         """See :meth:`EndB.answer`."""
+        leaves, self._leaves = self._leaves, None
         if batch.connection:
-            self.channel.send(Kind.GRADIENT, batch.step, _gradients(x), batch.connection)
+            self.channel.send(Kind.GRADIENT, batch.step, _gradients(leaves), batch.connection)
 
 
 def _gradients(x: Any) -> Any:
-    """What has arrived at the leaves of ``x``; zeros where nothing did."""
+    """What has arrived at the leaves ``x``; zeros where nothing did."""
 
     def gradient(_: Any, leaf: Tensor) -> Tensor:
         return leaf.new_zeros(leaf.shape) if leaf.grad is None else leaf.grad

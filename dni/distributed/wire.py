@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import torch
@@ -127,12 +128,12 @@ def _described(content: Any, tensors: list[Tensor], depth: int) -> Any:
     _checks.not_too_deep(depth)
     if isinstance(content, Tensor):
         _checks.sendable_tensor(content, DTYPES)
-        tensors.append(content.detach().cpu().contiguous())
+        tensors.append(content.detach().cpu().resolve_conj().resolve_neg().contiguous())
         return ["tensor", str(content.dtype).removeprefix("torch."), list(content.shape)]
-    if isinstance(content, (tuple, list)):
+    if type(content) in (tuple, list):
         items = [_described(item, tensors, depth - 1) for item in content]
         return ["tuple" if isinstance(content, tuple) else "list", items]
-    if isinstance(content, dict):
+    if type(content) in (dict, OrderedDict):
         _checks.sendable_keys(content)
         return ["dict", {k: _described(item, tensors, depth - 1) for k, item in content.items()}]
     _checks.sendable_value(content)

@@ -2,7 +2,7 @@
 
 ``complete``: that unlock; ``wider``: another model in each stage; ``exact``: in lock-step, and
 every gradient compared with a single process's; ``dies STAGE``: as it is about to end, in its
-first life.
+first life; ``raises STAGE``: after a few steps of that.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ def main() -> None:
     if "dies" in words and words[-1] == str(number) and os.environ["DNI_LIFE"] == "1":
         end = stage.downstream or stage.upstream
         end.finish = end.channel.close = lambda: os.kill(os.getpid(), signal.SIGKILL)
-    for _ in stage.train(batches(stage.clock)):
+    for clock in stage.train(batches(stage.clock)):
         time.sleep(0.002)
+        if "raises" in words and words[-1] == str(number) and os.environ["DNI_LIFE"] == "1":
+            assert clock < 5, "an error in step 5"
 
 
 def compare_gradients(stage: Stage, whole: nn.Sequential, data: list[Batch]) -> None:

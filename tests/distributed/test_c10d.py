@@ -12,8 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
 
-from dni.distributed import C10dChannel, Frame, Kind, Peer, WireError, open_store, pack
+from dni.distributed import (
+    C10dChannel,
+    Frame,
+    Kind,
+    Peer,
+    Stage,
+    UpdateB,
+    WireError,
+    open_store,
+    pack,
+)
 from dni.distributed.c10d import VARIABLE, listening_on
 from dni.distributed.stores import interface_of_loopback
 
@@ -278,7 +290,60 @@ def test_who_leaves_has_left_and_threads_end(url: str) -> None:
     late = C10dChannel(open_store(url), "edge 0", "A")
     late.open()
     until(lambda: late.peer is Peer.LEFT)  # one that died as it left finds nobody, and knows it
+    assert late.over
     late.close()
+
+
+def test_who_comes_after_the_end_of_a_run_is_told(url: str) -> None:
+    made: list[C10dChannel] = []
+    closing = [threading.Thread(target=end.close) for end in pair(url, made)]
+    for thread in closing:
+        thread.start()
+    for thread in closing:
+        thread.join(LONG)
+    assert [end.over for end in made] == [False, False]
+    again = C10dChannel(open_store(url), "edge 0", "B")
+    stage = Stage(nn.Linear(2, 2), sgd, loss=F.cross_entropy, upstream=UpdateB(again))
+    with pytest.raises(RuntimeError, match=r"expected a run that begins, .* or set DNI_RUN"):
+        next(stage.train())
+    assert not any(thread.name == "dni edge 0 B" for thread in threading.enumerate())
+
+
+def sgd(own: list[nn.Parameter], synthesizers: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD([*own, *synthesizers], 0.1)
+
+
+def test_an_error_ends_all_threads_and_the_peer_goes_on(url: str, made: list[C10dChannel]) -> None:
+    a = channel(url, "A", made, silence=2.0)
+    b = C10dChannel(open_store(url), "edge 0", "B", silence=2.0)
+    stage = Stage(nn.Linear(2, 2), sgd, loss=F.cross_entropy, upstream=UpdateB(b))
+    training = threading.Thread(target=fail, args=(stage,))
+    training.start()
+    until(lambda: a.peer is Peer.PRESENT)
+    a.send(Kind.ACTIVATION, 1, [torch.ones(3, 2), torch.zeros(3).long(), None, False])
+    training.join(LONG)
+    assert not any(thread.name == "dni edge 0 B" for thread in threading.enumerate())
+    until(lambda: a.peer is Peer.LOST)
+    assert a.error is None
+
+
+def fail(stage: Stage) -> None:
+    stage.loss = lambda output, target: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        next(stage.train())
+
+
+def test_a_way_that_does_not_exist_is_named(url: str) -> None:
+    made: list[C10dChannel] = []
+    with pytest.warns(UserWarning, match="can be reached from other machines"):
+        ends = [C10dChannel(open_store(url), "edge 0", end, interface="no0") for end in "AB"]
+    for end in ends:
+        end.open()
+    until(lambda: all(end.trouble for end in ends))
+    assert "no0" in ends[0].trouble
+    for end in ends:
+        end.abandon()
+    assert not made
 
 
 def test_only_loopback_listens(url: str, made: list[C10dChannel]) -> None:

@@ -60,6 +60,18 @@ def test_a_stage_may_die_as_it_is_about_to_end(
     assert [clock(tmp_path, number) for number in range(3)] == [60] * 3
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_an_error_in_one_stage_restarts_that_one_alone(
+    tmp_path: Path, stage: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launch([SCRIPT, str(tmp_path), "60", "raises", str(stage)], 3)
+    printed = capfd.readouterr().err
+    assert printed.count("; restarting") == 1
+    assert f"stage {stage} raised AssertionError" in printed
+    assert "terminate called" not in printed
+    assert clock(tmp_path, 0) == 60
+
+
 def test_a_stage_may_die_at_the_start_and_at_once_again(tmp_path: Path) -> None:
     killed: list[int] = []
 

@@ -373,11 +373,65 @@ def test_a_stage_behind_that_leaves_early_is_an_error() -> None:
         stage.advance(Batch(x, y))
 
 
-def test_the_end_of_an_earlier_run_is_not_taken_for_that_of_this_one() -> None:
-    stage, a = last_and_channel()
-    a.close()
-    with pytest.raises(RuntimeError, match=r"expected a run that begins, .* or set DNI_RUN"):
-        next(stage.train())
+def test_a_stage_trains_once() -> None:
+    stage, b = first_and_channel(queue=0)
+    b.close()
+    assert list(stage.train([])) == []
+    with pytest.raises(RuntimeError, match=r"one call for the whole run.* Chain the epochs"):
+        next(stage.train([]))
+
+
+def test_data_need_no_length() -> None:
+    class Endless(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return ((x, y) for x, y, _ in batches(3))
+
+    stage, b = first_and_channel(queue=10)
+    b.close()
+    stage.downstream.channel.peer = Peer.PRESENT  # type: ignore[union-attr]
+    loader = torch.utils.data.DataLoader(Endless(), batch_size=None)
+    clocks = []
+    for clock in stage.train(loader):
+        clocks.append(clock)
+        stage.downstream.channel.peer = Peer.LEFT if clock == 3 else Peer.PRESENT  # type: ignore[union-attr]
+    assert clocks == [1, 2, 3]
+
+
+def test_what_comes_in_mid_step_from_a_neighbour_that_holds_is_not_lost() -> None:
+    stage, b = first_and_channel(queue=1)
+    x, y, _ = next(batches(1))
+    stage.part.register_forward_hook(lambda *_: b.send(Kind.HOLD, 0) and None)
+    stage.advance(Batch(x, y))
+    stage.learn()
+    assert (b.waiting, stage.status.read()["dropped"]) == (1, 0)
+
+
+def test_a_part_may_change_its_input_in_place() -> None:
+    a, b = in_process()
+    part = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 3))
+    stage = Stage(part, adam, loss=F.cross_entropy, upstream=UpdateB(b))
+    h = torch.randn(4, 8)
+    for _ in range(2):
+        a.send(Kind.ACTIVATION, 1, [h, torch.zeros(4, dtype=torch.long), None, False])
+        batch = stage.next_batch(stage.feed(()))
+        assert batch is not None
+        stage.advance(batch)
+        assert torch.equal(batch.input, h)
+        answered = a.receive()
+        assert answered is not None
+        assert bool(((answered.content != 0) <= (h > 0)).all())
+        assert bool((answered.content != 0).any())
+
+
+def test_ends_of_different_unlocks_do_not_go_together() -> None:
+    cut = dni.BidirectionalInterface(
+        dni.BasicSynthesizer(8, trigger_dim=6), dni.BasicSynthesizer(8)
+    )
+    (_, b), (a, _) = in_process(), in_process()
+    with pytest.raises(ValueError, match=r"expected the same unlock at both ends.* CompleteA"):
+        Stage(nn.Linear(8, 8), adam, upstream=UpdateB(b), downstream=CompleteA(a, cut))
+    with pytest.raises(ValueError, match=r"UpdateA: expected queue to be an integer from 0 to"):
+        UpdateA(a, interface(), queue=10**4)
 
 
 def test_checkpoints_of_another_model_are_named(tmp_path: Path) -> None:
