@@ -6,6 +6,7 @@ import gc
 import itertools
 import struct
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -320,7 +321,7 @@ def test_the_mean_of_micro_batches_is_the_loss_of_the_batch(setting):
 
 
 def test_decoupled_stages_do_the_same_steps_and_exchange_as_much(setting):
-    stages = processes.launch(train_decoupled, 2, setting, 2, 8, 0)
+    stages = processes.launch(train_decoupled, 2, replace(setting, hidden=8), 2, 0)
     assert [list(share.states) for share in stages] == [[1, 2, 3]] * 2
     activations = setting.steps * setting.batch * setting.width * FLOAT
     for share in stages:

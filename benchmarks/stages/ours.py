@@ -1,9 +1,9 @@
 """Decoupled stages on the same network, split and samples: the arm that all others are for.
 
 Each stage trains on a batch as soon as it has one. Its synthesizer is conditioned on labels; its
-hidden layer is an eighth as wide as the network, which is what it costs. ``pieces`` is how many
-parts a batch is trained on in, before the optimiser steps: unlike a pipeline's, they fill nothing,
-and only bound what is held at once.
+hidden layer (``--hidden``) is an eighth as wide as the network, which is what it costs. ``pieces``
+is how many parts a batch is trained on in, before the optimiser steps: unlike a pipeline's, they
+fill nothing, and only bound what is held at once.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from examples.data import CLASSES, Images, load
 QUEUE = 2
 
 
-def train_decoupled(
-    rank: int, folder: str, setting: Setting, pieces: int, hidden: int, queue: int
-) -> Share:
+def train_decoupled(rank: int, folder: str, setting: Setting, pieces: int, queue: int) -> Share:
     """The work of one stage."""
     data = load(setting.data)
     model = setting.network(data)
 
     def adam(own: list[nn.Parameter], synthesizers: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam([*own, *synthesizers], setting.rate, fused=True)
+        groups = [{"params": own}, {"params": synthesizers, "lr": setting.rate * setting.pace}]
+        return torch.optim.Adam(
+            [group for group in groups if group["params"]], setting.rate, fused=True
+        )
 
     stage = this_stage(
         model,
@@ -41,7 +42,9 @@ def train_decoupled(
         sample=setting.batch_of(data, 0)[0][:2],
         optimizer=adam,
         loss=F.cross_entropy,
-        synthesizer=lambda h: dni.synthesizer_for(h, hidden=hidden, context_classes=CLASSES),
+        synthesizer=lambda h: dni.synthesizer_for(
+            h, hidden=setting.hidden, context_classes=CLASSES
+        ),
         queue=queue,
         accumulate=pieces,
         place=Place(rank, setting.stages, f"file://{Path(folder, 'store')}"),
@@ -65,11 +68,9 @@ def batches(setting: Setting, data: Images, pieces: int) -> Iterator[tuple[Tenso
             yield part_x.clone(), part_y.clone(), part_y.clone()
 
 
-def decoupled(
-    setting: Setting, data: Images, pieces: int = 1, hidden: int = 128, queue: int = QUEUE
-) -> Outcome:
+def decoupled(setting: Setting, data: Images, pieces: int = 1, queue: int = QUEUE) -> Outcome:
     """A process of one thread for each stage."""
-    shares = launch(train_decoupled, setting.stages, setting, pieces, hidden, queue)
+    shares = launch(train_decoupled, setting.stages, setting, pieces, queue)
     made = outcome(f"decoupled, pieces: {pieces}", shares, setting, data)
     made.at_most = float(setting.stages)
     return made

@@ -45,6 +45,10 @@ class Setting:
     steps: int = 60
     warmup: int = 10
     norm: bool = True
+    hidden: int = 128
+    """Of our synthesizers."""
+    pace: float = 1.0
+    """Their rate over the network's."""
 
     def network(self, data: Images) -> nn.Sequential:
         """The whole of it, newly made: the same each time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +78,10 @@ def known_kind(number: int, kinds: type[K]) -> K:
     except ValueError:
         names = ", ".join(f"{one.value} ({one.name})" for one in kinds)
         raise WireError(f"{WHO}: expected a kind of message in {names}; got {number}.") from None
+
+
+def was_refused(reason: str) -> None:
+    raise WireError(f"{WHO}: expected a peer that takes this one's messages, got its no: {reason}")
 
 
 def is_kind(got: IntEnum, expected: IntEnum) -> None:
@@ -228,6 +232,15 @@ def environment_says(env: Mapping[str, str], who: str) -> None:
         )
 
 
+def begins_anew(life: str, nothing_kept: bool) -> None:
+    if nothing_kept and life != "1":
+        warnings.warn(
+            f"{WHO}: life {life} of this stage begins with new weights. Pass checkpoints=, a "
+            "folder, and it goes on where it was.",
+            stacklevel=4,
+        )
+
+
 def which_stage(stage: int, stages: int, parts: int, who: str) -> int:
     if stages != parts:
         raise ValueError(
@@ -254,6 +267,19 @@ def stages_in(folder: Path, who: str) -> list[int]:
             f"{', '.join(f'stage-{n}' for n in numbers) or 'none'}."
         )
     return numbers
+
+
+def of_this_model(theirs: Any, mine: str) -> None:
+    if theirs != mine:
+        raise ValueError("a model that is built, or cut, in another way.")
+
+
+def one_model(models: Sequence[Any], who: str) -> None:
+    if len(set(models)) > 1:
+        raise ValueError(
+            f"{who}: expected checkpoints of one model, cut in one way, got those of several runs "
+            "in one folder. Remove those that do not belong to it."
+        )
 
 
 def resumes(folder: Path, error: Exception) -> None:

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 
+import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -39,6 +40,8 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousInfo,
     RendezvousStoreInfo,
 )
+from torch.nn import Parameter
+from torch.optim import SGD
 
 from dni.distributed.worker import FAILED, GRACE, Failure, Plan, live, read, write
 
@@ -59,6 +62,7 @@ class Agent:
 
     def run(self) -> bool:
         """Whether the stage ended well."""
+        SGD([Parameter(torch.zeros(1))]).zero_grad()  # loads what a worker would load, in each life
         logging.disable()  # what is told here; and torch imports its compiler before it logs
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -95,7 +99,7 @@ class Agent:
         if result is not None and result.is_failed():
             code = result.failures[0].exitcode
         if code == 0:
-            return None
+            return self._too_early(life)
         said = read(self.files.failure)
         if said.get("life") == life:
             return Failure(**said)
@@ -104,6 +108,13 @@ class Agent:
             how = f"was killed by {signal.Signals(-code).name}"
         excused = self.stopping and code in (-signal.SIGTERM, 128 + signal.SIGTERM)
         return Failure(life, time.time(), watch.reason or how, excused=excused)
+
+    def _too_early(self, life: int) -> Failure | None:
+        """A script that ends well, but in the middle of its stage's training."""
+        if read(self.files.status).get("done", True):
+            return None
+        how = "ended before its train() was through: let that loop run out, or call stage.stop()"
+        return Failure(life, time.time(), how, fatal=True)
 
     def _tell(self, failure: Failure) -> None:
         """One line among what the stage has printed."""

@@ -180,6 +180,8 @@ class C10dChannel(Channel):
                     self._lose(group)
         except Exception as error:  # handed to the thread that calls receive()
             self.error = error
+            if isinstance(error, WireError):
+                self._store.set("refused", str(error))
             self._lose(self._group)
         finally:
             self.inbox.wake()
@@ -254,6 +256,8 @@ class C10dChannel(Channel):
         """Wait for the peer in ``generation``, or for a newer one; ``False``: for nobody."""
         self._store.set(f"{generation}/{self._mine}", "1")
         while True:
+            if self._store.check(["refused"]):
+                _checks.was_refused(self._store.get("refused").decode())
             if self._store.check([f"left/{self._theirs}"]):
                 self.peer = Peer.LEFT
                 return False

@@ -47,6 +47,8 @@ class Kind(IntEnum):
     """The sender takes no batches: a stage behind it is away."""
     GO_ON = 8
     """It takes them again."""
+    STOP = 9
+    """The sender would make an end."""
 
 
 class Message(NamedTuple):

@@ -81,6 +81,9 @@ class _Complete(End):
                 self._load(message)
 
     def _load(self, message: Message) -> None:
+        if message.kind is Kind.STOP:
+            self.asked_to_stop = True
+            return
         _checks.is_kind(message.kind, Kind.STATE)
         _checks.state_fits(message.content, self._copy)
         self._copy.load_state_dict(message.content)

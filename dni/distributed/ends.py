@@ -23,14 +23,13 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from dni import _checks
-from dni.distributed.channels import Channel, Peer
+from dni.distributed.channels import Channel, Kind, Peer
 
 __all__ = ["Batch", "EndA", "EndB", "Feed"]
 
 LOOK = 0.1  # seconds of waiting after which to look around: for a signal, for a lost peer
 WONDER = 30.0  # seconds of waiting for a neighbour after which to say so
-KEEP = 32  # batches to rehearse
-REHEARSALS = 10  # of each, until a new one comes; more would be overfitting
+KEEP = 32  # batches to rehearse, each once until a new one comes
 
 
 class Batch(NamedTuple):
@@ -63,6 +62,9 @@ class End:
         self.patience = _checks.seconds("patience", patience, type(self).__name__)
         self.stopping = False
         """Whether the stage makes an end, and need not wait for who is not there."""
+        self.asked_to_stop = False
+        """Whether the neighbour would make an end."""
+        self._stopped_over = 0  # a connection
         self._wondered = False
 
     def trained(self) -> list[nn.Module]:
@@ -93,6 +95,12 @@ class End:
         waited = time.monotonic() - self.channel.lost_since
         if self.away and waited > self.patience:
             _checks.neighbour_away(self.channel.peer.value, waited, self.channel.trouble)
+
+    def stop_too(self) -> None:
+        """Let the neighbour know that this stage would make an end; once for each that comes."""
+        now = self.channel.counters.connections
+        if self.channel.peer is Peer.PRESENT and self._stopped_over != now:
+            self._stopped_over = self.channel.send(Kind.STOP, 0)
 
     @property
     def away(self) -> bool:

@@ -134,6 +134,7 @@ def this_stage(
         downstream = ends.a(channel(n, "A"), shapes[n]) if n < len(at) else None
     with random_alike(n - 1):
         upstream = ends.b(channel(n - 1, "B"), shapes[n - 1]) if n > 0 else None
+    _checks.begins_anew(os.environ.get("DNI_LIFE", "1"), checkpoints is None)
     kept = None if checkpoints is None else Checkpoints(checkpoints, n)
     stage = Stage(
         parts[n], optimizer, loss=loss, upstream=upstream, downstream=downstream,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dni import _checks
-from dni.distributed.ends import KEEP, REHEARSALS, Batch, Feed
+from dni.distributed.ends import KEEP, Batch, Feed
 
 __all__ = ["Reading"]
 
@@ -15,8 +15,8 @@ __all__ = ["Reading"]
 class Reading(Feed):
     """Batches from ``data``, one after another; none is lost while the stages behind are away.
 
-    Then the next few are read ahead and trained on, over and over. When the stages behind have
-    come again, these are the first that they get.
+    Then the next few are read ahead and trained on. When the stages behind have come again, these
+    are the first that they get.
 
     Args:
         data: of ``(input, target)`` or ``(input, target, context)``.
@@ -38,11 +38,10 @@ class Reading(Feed):
         """See :meth:`Feed.rehearse`."""
         if len(self._ahead) < KEEP and (batch := self._read()) is not None:
             self._ahead.append(batch)
-        if self._rehearsed == REHEARSALS * len(self._ahead):
+        if self._rehearsed == len(self._ahead):
             return None
-        batch = self._ahead[self._rehearsed % len(self._ahead)]
         self._rehearsed += 1
-        return batch._replace(rehearsed=True)
+        return self._ahead[self._rehearsed - 1]._replace(rehearsed=True)
 
     def hold(self, on: bool) -> None:
         """See :meth:`Feed.hold`; data do not mind."""

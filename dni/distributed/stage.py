@@ -149,7 +149,7 @@ class Stage:
         self.finish()
 
     def stop(self) -> None:
-        """Make an end at the next step; all stages behind follow. Safe in a signal handler."""
+        """Make an end soon, of all stages: the first reads no further. Safe in a signal handler."""
         self.stopping = True
         for end in self.ends:
             end.stopping = True
@@ -160,7 +160,7 @@ class Stage:
 
     def next_batch(self, feed: Feed) -> Batch | None:
         """From ``feed``, or one to rehearse while a neighbour is away."""
-        while not (self.reads and self.stopping):
+        while not self._makes_an_end():
             ready = self.downstream is None or self.downstream.ready()
             feed.hold(not ready)
             batch = feed.poll() if ready else None
@@ -174,6 +174,16 @@ class Stage:
             assert awaited is not None
             awaited.look()
         return None
+
+    def _makes_an_end(self) -> bool:
+        """Whether there is nothing more to do, or nobody to do it for."""
+        if any(end.asked_to_stop for end in self.ends):
+            self.stop()
+        if self.stopping:
+            for end in self.ends:
+                end.stop_too()
+        alone = self.downstream is not None and self.downstream.away
+        return self.stopping and (self.reads or alone)
 
     def _on_own_device(self, batch: Batch) -> Batch:
         like = next(self.part.parameters(), torch.empty(0))
@@ -215,8 +225,8 @@ class Stage:
         self.status.stepped()
 
     def save(self) -> None:
-        """Write a checkpoint; it is on disk when this returns."""
-        if self.checkpoints is not None:
+        """Write a checkpoint, if there is anything new; it is on disk when this returns."""
+        if self.checkpoints is not None and (self.clock or self.rehearsed):
             self.checkpoints.save(self.clock, self.state_dict())
             self.status.saved = self.clock
 
@@ -235,6 +245,7 @@ class Stage:
         """All that a restarted stage needs; tensors, numbers and plain containers."""
         return {
             "clock": self.clock,
+            "model": self.ends[0].channel.model.hex(),
             "part": self.part.state_dict(),
             "interfaces": [interface.state_dict() for interface in self._interfaces()],
             "optimizer": self.optimizer.state_dict(),
@@ -269,6 +280,7 @@ class Stage:
         if self.checkpoints is None or (state := self.checkpoints.newest()) is None:
             return
         try:
+            _checks.of_this_model(state.get("model"), self.ends[0].channel.model.hex())
             self.load_state_dict(state)
         except (RuntimeError, ValueError, KeyError) as error:
             _checks.resumes(self.checkpoints.folder, error)

@@ -17,7 +17,8 @@ A neighbour that dies holds nobody up, nor does one that has been restarted and 
 yet. Whoever stands behind it *rehearses* batches that it has kept, with their real gradients.
 Whoever stands before it rehearses too, with synthetic ones, and tells the stage before to do the
 same (``HOLD``), up to the one that reads the data, which reads no further. So the restarted stage
-misses only what was on its way to it.
+misses only what was on its way to it. Each batch is rehearsed once, then all wait: ten times each,
+against a synthesizer that does not learn meanwhile, have ruined a network.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from dni import _checks, _trees
 from dni.contexts import synthesizer_context
 from dni.distributed.channels import MOST, Channel, Kind, Message, Peer
-from dni.distributed.ends import KEEP, LOOK, REHEARSALS, Batch, EndA, EndB, Feed
+from dni.distributed.ends import KEEP, LOOK, Batch, EndA, EndB, Feed
 from dni.interfaces import BackwardInterface
 
 __all__ = ["UpdateA", "UpdateB"]
@@ -79,7 +80,7 @@ class UpdateA(EndA):
         self._listen()
         peer = self.channel.peer
         if peer is Peer.LOST:
-            return self.stopping
+            return False
         held = self._held_over == self.channel.counters.connections
         full = self.unanswered > self.queue  # by a neighbour that has come again, but not to work
         return peer is not Peer.PRESENT or not (held or full)
@@ -118,6 +119,9 @@ class UpdateA(EndA):
             self.channel.dropped(len(self.channel.inbox.clear()))  # they teach nothing any more
             self.look()
 
+    def stop_too(self) -> None:
+        """See :meth:`End.stop_too`; the end of the batches says so."""
+
     def _listen(self) -> None:
         """Take in all that has come."""
         self._forget_before(self.channel.counters.connections)
@@ -125,6 +129,9 @@ class UpdateA(EndA):
             self._hear(message)
 
     def _hear(self, message: Message) -> None:
+        if message.kind is Kind.STOP:
+            self.asked_to_stop = True
+            return
         if message.kind in (Kind.HOLD, Kind.GO_ON):
             self._held_over = message.connection if message.kind is Kind.HOLD else 0
             return
@@ -188,7 +195,7 @@ class UpdateB(EndB, Feed):
         self._heard_over = message.connection
         if not batch.rehearsed:
             self._kept.append(batch._replace(connection=0, rehearsed=True))
-            self._left_to_rehearse = REHEARSALS * len(self._kept)
+            self._left_to_rehearse = len(self._kept)
         return batch
 
     def rehearse(self) -> Batch | None:

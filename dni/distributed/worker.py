@@ -31,8 +31,8 @@ from dni.distributed.wire import WireError
 
 __all__ = ["FAILED", "FATAL", "GRACE", "Failure", "Files", "Plan", "live", "read", "write"]
 
-FATAL = (WireError,)
-"""What the next life would meet again: a peer of another model or version."""
+FATAL = (WireError, SyntaxError, NameError, ImportError)
+"""What the next life would meet again: a peer of another model or version, a slip of the pen."""
 FAILED = 3
 """The exit code of an agent that has written down how its stage failed."""
 GRACE = 30.0

@@ -148,7 +148,9 @@ def parse() -> argparse.Namespace:
 
 def death(text: str) -> tuple[int, int]:
     """``STAGE@STEP``."""
-    stage, step = text.split("@")
+    stage, found, step = text.partition("@")
+    if not (found and stage.isdigit() and step.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected STAGE@STEP, such as 1@300, got {text!r}")
     return int(stage), int(step)
 
 

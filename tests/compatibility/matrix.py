@@ -24,8 +24,8 @@ REFUSED: dict[tuple[str, str], str] = {
         (row, "DNI"): "expected the parameters that it was built with"
         for row in ("torch.func.grad", "torch.func.vmap over grad", "FSDP2", "meta device")
     },
-    **{("DistributedDataParallel", name): "DistributedDataParallel listens" for name in EARLY},
-    ("DistributedDataParallel", "DNI"): "before DistributedDataParallel has their mean",
+    **{("DDP", name): "DistributedDataParallel listens" for name in EARLY},
+    ("DDP", "DNI"): "before DistributedDataParallel has their mean",
 }
 """Cells that raise an error of this library, and a part of what it says."""
 
@@ -51,8 +51,8 @@ Compatibility
 =============
 
 Every public module against what PyTorch offers. Each cell is a test: a network is trained with and
-without the feature, and has to come out the same; where it cannot work, the test wants the
-library's own error. ``python -m tests.compatibility`` writes this page.
+without the feature, and has to come out the same (✓); where it cannot work, the test wants the
+library's own error (✗). ``python -m tests.compatibility`` writes this page.
 
 Columns that say *unlock* are the early form (``unlock=True``, the default of an interface), which
 sends its gradients during the forward pass; the others are one graph (``unlock=False``, what
@@ -68,7 +68,7 @@ How it was done
   labels change; at most two graphs.
 * *GradScaler*: synthesizers have an optimiser that is stepped without the scaler
   (``dni.synthesizer_parameters``), and ``nonfinite="skip"``; the fourth step overflows.
-* *DistributedDataParallel, FSDP2*: two processes, gloo; every rank has the mean of all gradients.
+* *DDP, FSDP2*: two processes, gloo; every rank has the mean of all gradients.
   ``Forward`` leaves the part before it without a gradient, so DDP is told
   ``find_unused_parameters=True``. For ``windows``, the core, the readout and the synthesizer are
   wrapped one by one.
@@ -81,18 +81,22 @@ def said(row: str, subject: str) -> str:
     """A cell."""
     if (row, subject) in REFUSED:
         number = 1 + list(REMEDIES).index(REFUSED[row, subject])
-        return f"refused [{number}]_"
-    return f"no [{len(REMEDIES) + 1}]_" if (row, subject) in UNSEEN else "yes"
+        return f"✗ [{number}]_"
+    return f"no [{len(REMEDIES) + 1}]_" if (row, subject) in UNSEEN else "✓"
 
 
 def page() -> str:
     """``docs/compatibility.rst``."""
     names = [subject.name for subject in SUBJECTS]
-    head = ["..", *(f"``{name.split(',')[0]}``{name[len(name.split(',')[0]) :]}" for name in names)]
-    lines = [[row, *(said(row, name) for name in names)] for row in ROWS]
-    text = [".. list-table::", "   :header-rows: 1", "   :stub-columns: 1", ""]
-    for cells in (head, *lines):
-        text += [f"   {'*' if not index else ' '} - {cell}" for index, cell in enumerate(cells)]
+    text = [*_table("Interfaces", names[:-3]), *_table("Helpers and networks", names[-3:])]
     notes = [f".. [{number}] {words}" for number, words in enumerate(REMEDIES.values(), 1)]
     notes.append(f".. [{len(notes) + 1}] {next(iter(UNSEEN.values()))}")
-    return HEAD + "\n".join([*text, "", *notes, ""]) + NOTES
+    return HEAD + "\n".join([*text, *notes, ""]) + NOTES
+
+
+def _table(title: str, names: list[str]) -> list[str]:
+    lines = [["..", *names], *([row, *(said(row, name) for name in names)] for row in ROWS)]
+    text = [f".. list-table:: {title}", "   :header-rows: 1", "   :stub-columns: 1", ""]
+    for cells in lines:
+        text += [f"   {'*' if not index else ' '} - {cell}" for index, cell in enumerate(cells)]
+    return [*text, ""]

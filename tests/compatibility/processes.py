@@ -32,7 +32,7 @@ def sharded(module: nn.Module) -> nn.Module:
 
 
 ROWS: dict[str, Wrap] = {
-    "DistributedDataParallel": replicated,
+    "DDP": replicated,
     "FSDP2": sharded,
 }
 

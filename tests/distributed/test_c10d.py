@@ -262,6 +262,20 @@ def test_garbage_is_refused_where_receive_is_called(
     stranger.hang_up()
 
 
+def test_who_is_refused_learns_why(url: str) -> None:
+    a = C10dChannel(open_store(url), "edge 0", "A", model=b"one model.......")
+    b = C10dChannel(open_store(url), "edge 0", "B", model=b"another model...")
+    for end in (a, b):
+        end.open()
+    for end in (a, b):
+        end.send(Kind.BEAT, 0)
+    until(lambda: a.error is not None and b.error is not None)
+    assert "expected a message of the model" in str(a.error)
+    assert "expected a message of the model" in str(b.error)
+    for end in (a, b):
+        end.close()
+
+
 def test_another_version_is_refused(url: str, made: list[C10dChannel]) -> None:
     a = channel(url, "A", made)
     stranger = Peer9(url)

@@ -77,7 +77,7 @@ def test_a_mailbox_can_be_woken_and_forgets() -> None:
 
 
 def test_kinds_on_the_wire_keep_their_numbers() -> None:
-    names = ["ACTIVATION", "GRADIENT", "STATE", "END", "LEFT", "BEAT", "HOLD", "GO_ON"]
+    names = ["ACTIVATION", "GRADIENT", "STATE", "END", "LEFT", "BEAT", "HOLD", "GO_ON", "STOP"]
     assert {kind.name: kind.value for kind in dni.distributed.Kind} == {
         name: number for number, name in enumerate(names, 1)
     }

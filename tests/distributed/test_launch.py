@@ -154,6 +154,21 @@ def test_a_killed_and_a_stopped_stage_are_replaced_alone_and_none_listens(
     assert gone(status[who] for stage in seen for status in seen[stage] for who in ("pid", "child"))
 
 
+def test_a_script_that_leaves_in_the_middle_is_named(script):
+    path = script("""
+        tell(clock=7, done=False)
+    """)
+    with pytest.raises(StageFailed, match=r"stage 0 ended before its train\(\) was through"):
+        launch([path], 1)
+
+
+@pytest.mark.parametrize("line", ["prnt(3)", "import no_such_module", "def f(:"])
+def test_a_slip_of_the_pen_is_not_tried_again(script, line, capsys):
+    with pytest.raises(StageFailed, match=r"stage 0 raised \w+ at .* in life 1"):
+        launch([script(line)], 1)
+    assert "restarting" not in capsys.readouterr().err
+
+
 def test_a_listener_would_be_seen():
     before = len(listening(os.getpid()))
     with socket.create_server(("127.0.0.1", 0)):
