@@ -12,7 +12,7 @@ from torch import nn
 
 from dni import _checks
 from dni.diagnostics import Measurement, Monitor
-from dni.interfaces import UnidirectionalInterface
+from dni.interfaces import BidirectionalInterface, UnidirectionalInterface
 from dni.interfaces.find import ATTRIBUTE, behind
 
 __all__ = ["cosines", "curves", "cuts"]
@@ -119,9 +119,10 @@ def _rows(model: nn.Module) -> list[tuple[str, bool]]:
 
 
 def _boxes(module: nn.Module, name: str, depth: int) -> list[tuple[str, bool]]:
-    if isinstance(module, UnidirectionalInterface):
+    if isinstance(module, (UnidirectionalInterface, BidirectionalInterface)):
         return [(name, True)]
-    children = [(n, child) for n, child in module.named_children() if n != ATTRIBUTE]
+    parts = module._modules.items()  # named_children() leaves out what is used again
+    children = [(n, child) for n, child in parts if child is not None and n != ATTRIBUTE]
     if children and depth:
         rows = [
             row

@@ -58,6 +58,16 @@ def test_cuts_stand_where_the_model_has_them() -> None:
     ]  # fmt: skip
 
 
+def test_a_cut_both_ways_is_one_and_a_module_used_twice_is_two() -> None:
+    both = dni.BidirectionalInterface(dni.BasicSynthesizer(4), dni.BasicSynthesizer(4))
+    words = plot.cuts(nn.Sequential(nn.Linear(2, 4), both, nn.Linear(4, 2))).axes[0].texts
+    assert [text.get_text() for text in words] == ["0  Linear", "cut", "2  Linear"]
+    act = nn.ReLU()
+    model = nn.Sequential(nn.Linear(2, 2), act, nn.Linear(2, 2), act, nn.Linear(2, 2))
+    words = plot.cuts(dni.decouple(model, "1")).axes[0].texts
+    assert [text.get_text() for text in words].count("cut") == 2
+
+
 def test_a_deep_model_is_drawn_from_further_away() -> None:
     model = nn.Sequential(*(nn.Sequential(*(nn.Linear(2, 2) for _ in range(9))) for _ in range(9)))
     dni.decouple(model, at=["4", "6.2"])

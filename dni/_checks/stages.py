@@ -274,12 +274,23 @@ def of_this_model(theirs: Any, mine: str) -> None:
         raise ValueError("a model that is built, or cut, in another way.")
 
 
-def one_model(models: Sequence[Any], who: str) -> None:
-    if len(set(models)) > 1:
+def one_model(models: Sequence[Any], folder: Path, who: str) -> None:
+    odd = [f"stage-{n}" for n, model in enumerate(models) if model != models[0]]
+    if odd:
         raise ValueError(
-            f"{who}: expected checkpoints of one model, cut in one way, got those of several runs "
-            "in one folder. Remove those that do not belong to it."
+            f"{who}: expected checkpoints of one model, cut in one way, in {folder}; got others in "
+            f"{', '.join(odd)} than in stage-0. Remove those that do not belong to it."
         )
+
+
+def no_other_stages(folder: Path, stages: int, who: str) -> None:
+    for path in sorted(folder.glob("stage-*/[0-9]*.pt")):
+        number = path.parent.name.removeprefix("stage-")
+        if number.isdigit() and int(number) >= stages:
+            raise ValueError(
+                f"{who}: expected checkpoints of {stages} stages in {folder}, got some of "
+                f"{path.parent.name} too, of another run. Name another folder, or remove them."
+            )
 
 
 def resumes(folder: Path, error: Exception) -> None:

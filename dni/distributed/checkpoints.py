@@ -92,7 +92,7 @@ def merged(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     who = "dni.distributed.merged"
     newest = [Checkpoints(folder, stage).newest() for stage in _checks.stages_in(Path(folder), who)]
-    _checks.one_model([(content or {}).get("model") for content in newest], who)
+    _checks.one_model([(content or {}).get("model") for content in newest], Path(folder), who)
     return merge(_checks.a_part(content, stage, who) for stage, content in enumerate(newest))
 
 

@@ -134,6 +134,8 @@ def this_stage(
         downstream = ends.a(channel(n, "A"), shapes[n]) if n < len(at) else None
     with random_alike(n - 1):
         upstream = ends.b(channel(n - 1, "B"), shapes[n - 1]) if n > 0 else None
+    if checkpoints is not None:
+        _checks.no_other_stages(Path(checkpoints), place.stages, WHO)
     _checks.begins_anew(os.environ.get("DNI_LIFE", "1"), checkpoints is None)
     kept = None if checkpoints is None else Checkpoints(checkpoints, n)
     stage = Stage(

@@ -45,12 +45,13 @@ class DNICallback(Callback):
         self.every = _checks.count("every", every, 1, type(self).__name__)
         self.schedules = Schedules(mix, factor)
         self.monitor: Monitor | None = None
+        self._seen = 0  # steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the interfaces; refuse those that cannot work."""
         if pl_module.automatic_optimization:
             _checks.zeroed_after_forward(early(pl_module), type(self).__name__)
-        self.monitor = Monitor(pl_module)
+        self.monitor, self._seen = Monitor(pl_module), trainer.global_step
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -61,10 +62,12 @@ class DNICallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, now and then."""
-        if self.monitor is not None and trainer.global_step % self.every == 0:
+        """Log, now and then; of the batches that make up one step, behind the last."""
+        step = trainer.global_step
+        if self.monitor is not None and step != self._seen and step % self.every == 0:
             self.monitor.read()
             pl_module.log_dict(self.monitor.scalars())
+        self._seen = step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop measuring."""

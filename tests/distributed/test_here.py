@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni
-from dni.distributed import CompleteA, CompleteB, Place, Stage, UpdateA, UpdateB, this_stage
+from dni.distributed import (
+    Checkpoints,
+    CompleteA,
+    CompleteB,
+    Place,
+    Stage,
+    UpdateA,
+    UpdateB,
+    this_stage,
+)
 from dni.distributed.here import _fingerprint, random_alike
 from tests.distributed.networks import adam, network
 
@@ -47,6 +57,12 @@ def test_both_ends_of_an_edge_start_from_the_same_synthesizers(tmp_path: object)
     mine, theirs = a.downstream.interface(), b.upstream.interface()  # type: ignore[union-attr]
     for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):  # type: ignore[union-attr]
         assert torch.equal(one, other)
+
+
+def test_a_folder_with_stages_of_another_run_is_named(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, 3).save(1, {"part": {}})
+    with pytest.raises(ValueError, match=r"checkpoints of 3 stages in .*, got some of stage-3 too"):
+        stage(Place(0, 3, f"file://{tmp_path}/store"), checkpoints=str(tmp_path))
 
 
 def test_making_a_stage_leaves_the_random_state_alone() -> None:

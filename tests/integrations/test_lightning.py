@@ -84,6 +84,14 @@ def test_mix_and_factor_follow_the_step() -> None:
     assert seen == [(1 - step / 10, step / 2) for step in range(STEPS)]
 
 
+def test_of_the_batches_of_one_step_only_the_last_is_followed_by_a_log() -> None:
+    module, callback = Module(unlock=False, by_hand=False), DNICallback(every=1)
+    fit(module, callback, accumulate_grad_batches=2)
+    assert callback.monitor is not None
+    (seen, _) = callback.monitor.history().values()
+    assert [measured.messages for measured in seen] == [2] * (STEPS // 2)
+
+
 def test_nobody_measures_after_the_training_or_an_error() -> None:
     module = Module(unlock=False, by_hand=False)
     fit(module, DNICallback())
