@@ -123,7 +123,10 @@ class UnidirectionalInterface(nn.Module):
         _checks.unchanged(version, _version(joined), self.synthesizer, self.who)
         _checks.is_tensor(output, self.synthesizer, self.who)
         if like is not None:
-            expected = joined if like is trigger else _trees.join(like, self.who)
+            same = len(like) == len(trigger) and all(
+                a is b for a, b in zip(like, trigger, strict=True)
+            )
+            expected = joined if same else _trees.join(like, self.who)
             _checks.prediction(output, expected, self.who)
         return Prediction(output, self.objective.snapshot())
 
