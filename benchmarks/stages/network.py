@@ -4,7 +4,7 @@ An arm that is cut elsewhere, sees other samples or computes another function is
 So all of them build, cut and feed the network with what is here. Its batch norm sees what a
 stage sees at a time: a micro-batch in a pipeline, a batch elsewhere. Without (``norm=False``) a
 pipeline does one process's arithmetic, up to rounding; but networks as deep are not trained so,
-and synthetic gradients need it: they learn three times worse in one that never rescales itself.
+and synthetic gradients need it more than backpropagation does (``--no-norm`` tries it).
 
 A child's cost is its multiplications for a sample,
 

@@ -50,7 +50,7 @@ class Status:
         now = time.monotonic()
         if self._first:
             self._first, self._since = False, now
-            self._reported = -EVERY  # whoever looks on should know that there was a step
+            self._reported = float("-inf")  # whoever looks on is to know that there was a step
         else:
             self._steps += 1
             self.longest_pause = max(self.longest_pause, now - self._last)

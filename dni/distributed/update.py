@@ -17,8 +17,8 @@ A neighbour that dies holds nobody up, nor does one that has been restarted and 
 yet. Whoever stands behind it *rehearses* batches that it has kept, with their real gradients.
 Whoever stands before it rehearses too, with synthetic ones, and tells the stage before to do the
 same (``HOLD``), up to the one that reads the data, which reads no further. So the restarted stage
-misses only what was on its way to it. Each batch is rehearsed once, then all wait: ten times each,
-against a synthesizer that does not learn meanwhile, have ruined a network.
+misses only what was on its way to it. Each batch is rehearsed once, then all wait: the synthesizer
+does not learn meanwhile, and a network that trains on against it drifts away from what it knows.
 """
 
 from __future__ import annotations
