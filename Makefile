@@ -12,13 +12,16 @@ test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict dni tests/typed.py
 	$(BIN)/python -m pytest -q -W error
-	$(BIN)/sphinx-build -W -q docs build/docs
+	@$(MAKE) --no-print-directory docs
 
+# All anew: Sphinx warns of a page only when it reads it.
 docs: .venv/dev
-	$(BIN)/sphinx-build -W docs build/docs
+	rm -rf build/docs
+	$(BIN)/sphinx-build -W -q -j auto docs build/docs
+	$(BIN)/python docs/check.py build/docs
 
 figures: .venv/demo
-	$(BIN)/python images/draw.py
+	$(BIN)/python -m images
 
 format: .venv/dev
 	$(BIN)/ruff format .

@@ -19,16 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dni
-from benchmarks import measure
+from benchmarks import measure, recurrent_report
 from dni._objective import PRIOR, RATE
 from examples.copy_task import main as copy_task
 from examples.data import load as load_images
@@ -150,25 +146,6 @@ def cost(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_cost(rows: list[dict[str, Any]], path: Path) -> None:
-    """Time and memory, side by side."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3.2))
-    for axes, key in zip(panels, ("ms", "peak MiB"), strict=True):
-        for name in COSTS:
-            points = [(row["window"], row[key]) for row in rows if row["arm"] == name]
-            style = "--" if name == "by hand" else "-"
-            axes.plot(*zip(*points, strict=True), style, marker="o", ms=4, label=name)
-        label = {"ms": f"ms for {STEPS} steps", "peak MiB": "peak memory, MiB"}[key]
-        axes.set(xscale="log", xlabel="window", ylabel=label, ylim=(0, None))
-        windows = [row["window"] for row in rows[:: len(COSTS)]]
-        axes.set_xticks(windows, labels=map(str, windows))
-        axes.minorticks_off()
-        axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
 # -- learning ------------------------------------------------------------------------
 
 Train = Callable[[Arm, int], dict[str, Any]]  # an arm and a seed: what came out
@@ -284,62 +261,12 @@ def learn(task: Callable[..., Iterator[Job]], arguments: argparse.Namespace) -> 
                     file.write(json.dumps(line) + "\n")
                 print(f"window {arm.window}, {name}, seed {seed}: {line['score']:.4g}", flush=True)
             wanted.append(line)
-    table(wanted)
+    recurrent_report.table(wanted)
     measure.write(arguments.json, arguments, wanted)
-    draw(wanted, task.__doc__ or "", arguments.json.with_suffix(".png"))
-
-
-def scores(lines: list[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
-    """By arm and window, over the seeds."""
-    found: dict[str, dict[int, list[float]]] = {}
-    for line in sorted(lines, key=lambda line: line["arm"]["window"]):
-        by_window = found.setdefault(line["name"], {})
-        by_window.setdefault(line["arm"]["window"], []).append(line["score"])
-    return found
-
-
-def table(lines: list[dict[str, Any]]) -> None:
-    """Medians over the seeds, and their range."""
-    found = scores(lines)
-    windows = sorted({window for by_window in found.values() for window in by_window})
-    print(f"{'window':24s}" + "".join(f"{window:>22d}" for window in windows))
-    for name, by_window in found.items():
-        cells = []
-        for window in windows:
-            seeds = by_window.get(window, [])
-            text = (
-                f"{statistics.median(seeds):.4g} ({min(seeds):.4g}-{max(seeds):.4g})"
-                if seeds
-                else ""
-            )
-            cells.append(f"{text:>22s}")
-        print(f"{name:24s}" + "".join(cells))
-
-
-def draw(lines: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Score against window, a line for each arm; the full unroll is a level."""
-    figure, axes = plt.subplots(figsize=(5, 3.4))
-    found = scores(lines)
-    full = max(window for by_window in found.values() for window in by_window)
-    for name, by_window in found.items():
-        level = by_window.pop(full, None)
-        color = axes.plot(
-            list(by_window),
-            [statistics.median(seeds) for seeds in by_window.values()],
-            marker="o",
-            label=name,
-        )[0].get_color()
-        for window, seeds in by_window.items():
-            axes.plot([window] * len(seeds), seeds, ".", color=color, alpha=0.4)
-        if level:
-            label = "full unroll" if full > 20 else f"BPTT, windows of {full}"
-            axes.axhline(statistics.median(level), color="gray", ls=":", label=label)
-    axes.set_title(title.rstrip("."), fontsize=8)
-    axes.set(xlabel="window", xticks=sorted({w for by_window in found.values() for w in by_window}))
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    title = (task.__doc__ or "").rstrip(".")
+    recurrent_report.draw_scores(
+        recurrent_report.scores(wanted), title, arguments.json.with_suffix(".png")
+    )
 
 
 def main() -> None:
@@ -361,7 +288,7 @@ def main() -> None:
     if arguments.task == "cost":
         found = cost(arguments)
         measure.write(arguments.json, arguments, found)
-        draw_cost(found, arguments.json.with_suffix(".png"))
+        recurrent_report.draw_cost(found, arguments.json.with_suffix(".png"))
     else:
         learn(tasks[arguments.task], arguments)
     print(arguments.json)

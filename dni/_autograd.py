@@ -5,7 +5,7 @@ has to send a *predicted* one instead, and turn the produced one into training d
 the predictor, in the same pass. Both are custom ``Function``\ s whose forward is trivial
 and whose backward swaps what is sent.
 
-:class:`Cut`, for a gradient (``s = r u``, all numbers in the order of time)::
+``Cut``, for a gradient (``s = r u``, all numbers in the order of time)::
 
     part A ----- h -----------------> Cut ------ h ------> part B ---> loss
                  |  1. detach          ^ |                    |
@@ -15,7 +15,7 @@ and whose backward swaps what is sent.
                  '---- dL(u, g)/du ------|   3. the synthesizer learns from g
     part A <-- mix g + (1 - mix) s ------'   4. part A learns from s
 
-:class:`Substitute`, for an activation::
+``Substitute``, for an activation::
 
     part A ----- h ----> Substitute --- r u ---> part B ---> loss
                              ^ |                    |

@@ -1,9 +1,10 @@
 r"""What a synthesizer is trained on: one regression, whatever the message is.
 
 A framework's ``mse_loss`` would do, but for two facts. Real gradients of a mean loss are
-tiny, around 1e-5, and shrink as training goes on: regressed as they are, their own
-gradient drowns in the epsilon of Adam. And the gradient of the regression must be ready
-*inside* a backward pass, where no second pass may start. So it is written out here.
+tiny, around 1e-5, and shrink as training goes on; Adam moves a weight by about its rate,
+whatever it is to predict, and a synthesizer of such messages is thrown about by its own
+steps. And the gradient of the regression must be ready *inside* a backward pass, where no
+second pass may start. So it is written out here.
 
 With :math:`u` the synthesizer's output, :math:`m` the real message of :math:`n` elements
 and :math:`r` a running root mean square of the messages,

@@ -32,7 +32,7 @@ class Measurement(NamedTuple):
     loss: float
     """The synthesizer's objective; 1 is as good as predicting 0 where it is normalized."""
     cosine: float
-    """Between synthetic and real message: 1 is perfect, 0 is noise."""
+    """Between synthetic and real message; 1 is perfect, 0 is noise."""
     norm_ratio: float
     """The synthetic message's norm over the real one's."""
     messages: int
@@ -49,8 +49,8 @@ class Monitor:
         \qquad \text{norm\_ratio} = \frac{\lVert s \rVert}{\lVert m \rVert}.
 
     Args:
-        model: any module; interfaces are reported under their names (:func:`interfaces_of`),
-            those that :func:`decouple` attached under the modules that they stand behind.
+        model: any module; interfaces are reported under their names (:func:`.interfaces_of`),
+            those that :func:`.decouple` attached under the modules that they stand behind.
 
     Example:
         >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)

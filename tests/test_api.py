@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import dni
+from dni import diagnostics, distributed, plot
+from dni.distributed import launch
+from dni.integrations import lightning, torchmetrics, transformers
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +20,21 @@ def test_all_is_what_the_api_pages_document():
     documented = re.findall(r"^\.\. auto(?:class|function):: dni\.(\w+)$", pages, re.MULTILINE)
     assert sorted(documented) == sorted(dni.__all__)
     assert all(hasattr(dni, name) for name in dni.__all__)
+
+
+LISTED = [dni, diagnostics, plot, distributed, launch, lightning, transformers, torchmetrics]
+
+
+def test_the_list_of_the_api_is_that_of_the_modules_in_their_order():
+    module, listed = "", []
+    for line in (ROOT / "docs" / "api" / "index.rst").read_text().splitlines():
+        if line.startswith(".. currentmodule:: "):
+            module = line.split()[-1]
+        elif re.fullmatch(r"   [\w.]+", line) and module:  # before, it is the tree of pages
+            listed.append(f"{module}.{line.strip()}")
+    public = [f"{module.__name__}.{name}" for module in LISTED for name in module.__all__]
+    public.remove("dni.distributed.launch.main")  # the command line's
+    assert listed == public
 
 
 def test_every_public_object_has_an_example():

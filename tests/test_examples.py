@@ -217,6 +217,19 @@ def test_the_limit_of_prediction_is_measured(monkeypatch, tmp_path, capsys):
     assert rows[2]["labels"] > rows[2]["alone"] >= 0
 
 
+def test_raw_and_normalised_regression_are_compared_over_rates(monkeypatch, tmp_path, capsys):
+    scale = importlib.import_module("benchmarks.evidence.scale")
+    path = tmp_path / "scale.json"
+    monkeypatch.setattr(scale, "RATES", (3e-3, 3e-8))
+    monkeypatch.setattr(
+        sys, "argv", ["scale", "--steps", "30", "--seeds", "1", "--json", str(path)]
+    )
+    scale.main()
+    lines = json.loads(path.read_text())["lines"]
+    assert [line["regression"] for line in lines] == ["normalised"] * 2 + ["raw"] * 2
+    assert lines[3]["cosines"][2] > lines[2]["cosines"][2]  # raw: the slow one says more
+
+
 def test_what_is_known_of_a_gradient_is_explained():
     limit = importlib.import_module("benchmarks.evidence.limit")
     h, y = torch.randn(6000, 4), torch.arange(6000) % 10

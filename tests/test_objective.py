@@ -35,6 +35,21 @@ def test_the_raw_objective_is_the_mean_squared_error():
     torch.testing.assert_close(found, expected)
 
 
+def test_a_scale_is_a_rate_for_adam():
+    """Regression on m / r at a rate is regression on m at r times that rate, r times Adam's eps."""
+    r, told = 1e-5, []
+    trigger, messages = torch.randn(8, WIDTH).double(), torch.randn(20, 8, WIDTH).double()
+    for scale, factor in ((1.0, 1.0), (r, r)):
+        cut = dni.UnidirectionalInterface(dni.BasicSynthesizer(WIDTH).double(), normalize=False)
+        optimizer = torch.optim.Adam(cut.parameters(), lr=1e-2 * factor, eps=1e-8 * factor)
+        for message in messages:
+            optimizer.zero_grad()
+            cut.send(scale * message, trigger)
+            optimizer.step()
+        told.append(cut.receive(trigger) / scale)
+    torch.testing.assert_close(*told, rtol=1e-9, atol=0.0)
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1e-5, 1.0, 1e5])
 def test_the_normalized_objective_is_free_of_scale(scale):
     trigger, messages = torch.randn(3, WIDTH), torch.randn(4, 3, WIDTH)

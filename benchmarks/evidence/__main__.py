@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.evidence.arms import ALL, ARMS, TOLD_TRIALS, TRIALS
 from benchmarks.evidence.networks import NETWORKS
-from benchmarks.evidence.report import outcomes, picture, table
+from benchmarks.evidence.report import depth, outcomes, picture, table
 from benchmarks.evidence.run import Run, run_all
 from examples.data import name_of
 
@@ -37,7 +37,12 @@ def main() -> None:
     parser.add_argument(
         "--trials", action="store_true", help="what was tried; sets networks, arms and seeds"
     )
-    parser.add_argument("--picture", type=Path, help="draw the curves into this file")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        help="draw the curves into FILE.png, the errors against the depth into FILE-depth.png",
+        metavar="FILE.png",
+    )
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--smoke", action="store_true", help="six steps of each arm, one seed")
     arguments = parser.parse_args()
@@ -57,9 +62,10 @@ def main() -> None:
         found = outcomes(runs, folder)
         print("\n" * bool(number) + table(found))
         everything |= found
-    if arguments.picture:
-        picture(everything, arguments.picture)
-        print(arguments.picture)
+    if path := arguments.picture:
+        picture(everything, path)
+        depth(everything, path.with_name(f"{path.stem}-depth{path.suffix}"))
+        print(path)
 
 
 def positive(text: str) -> int:

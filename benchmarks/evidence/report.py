@@ -6,14 +6,23 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.evidence.run import Run
+from examples import pictures
+from examples.pictures import BLACK, BLUE, BROWN, GRAY, GREEN, ORANGE, RED, VIOLET, WIDE
 
 TICKS = (1, 2, 5, 10, 20, 50)
+COLORS = {
+    "backprop": BLACK,
+    "no backprop": GRAY,
+    "raw DNI": RED,
+    "raw cDNI": BROWN,
+    "DNI": VIOLET,
+    "DNI replay": ORANGE,
+    "cDNI": BLUE,
+    "local loss": GREEN,
+}
 Outcomes = dict[tuple[str, str], list[dict[str, Any]]]  # by network and arm, a run per seed
 
 
@@ -55,34 +64,80 @@ def _cell(seeds: list[dict[str, Any]]) -> str:
 
 def picture(found: Outcomes, path: Path) -> None:
     """Test error over the steps: a panel per network, a line per arm, a band over the seeds."""
-    networks = list(dict.fromkeys(network for network, _ in found))
+    networks = _networks(found)
+    columns = min(2, len(networks))
+    lines = -(-len(networks) // columns)
     figure, panels = plt.subplots(
-        1, len(networks), figsize=(3.2 * len(networks), 3.4), sharey=True, squeeze=False
-    )
-    arms = list(dict.fromkeys(arm for _, arm in found))
-    for panel, network in zip(panels[0], networks, strict=True):
-        for number, arm in enumerate(arms):
+        lines, columns, figsize=(WIDE, 1.1 + 2.6 * lines), sharex=True, sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for panel, network in zip(panels.flat, networks, strict=False):
+        for arm in _arms(found):
             seeds = found.get((network, arm))
             if not seeds:
                 continue
             steps = [step for step, _ in seeds[0]["curve"]]
             errors = list(zip(*([e for _, e in one["curve"]] for one in seeds), strict=True))
-            colour = f"C{number % 10}"
-            panel.plot(steps, [statistics.mean(e) for e in errors], color=colour, label=arm)
-            panel.fill_between(
-                steps, list(map(min, errors)), list(map(max, errors)), alpha=0.2, color=colour
-            )
-        panel.set(title=network, xlabel="step", yscale="log")
-        panel.set_yticks(TICKS, list(map(str, TICKS)))
-        panel.minorticks_off()
-        panel.grid(alpha=0.3)
-    panels[0][0].set_ylabel("test error, %")
-    handles = {text: line for panel in panels[0] for line, text in _legend(panel)}
+            _line(panel, found, arm, steps, errors)
+        panel.set(title=network)
+        _scale(panel)
+    for panel in panels[-1]:
+        panel.set(xlabel="step")
+    for panel in panels[:, 0]:
+        panel.set(ylabel="test error, %")
+    for panel in panels.flat[len(networks) :]:
+        panel.set_axis_off()
+    handles = {text: line for panel in panels.flat for line, text in _legend(panel)}
     figure.legend(list(handles.values()), list(handles), ncols=5, loc="outside lower center")
-    figure.set_layout_engine("constrained")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    pictures.save(figure, path)
+
+
+def depth(found: Outcomes, path: Path) -> None:
+    """Test error at the end against the network: a line per arm, a band over the seeds.
+
+    Arms of which nothing was repeated are left out.
+    """
+    networks = _networks(found)
+    figure, axes = plt.subplots(figsize=(WIDE, 4.0), layout="constrained")
+    for arm in _arms(found):
+        there = [network for network in networks if found.get((network, arm))]
+        errors = [[one["error"] for one in found[network, arm]] for network in there]
+        if max(map(len, errors), default=0) > 1:
+            _line(axes, found, arm, [networks.index(network) for network in there], errors, "o-")
+    layers = [network.removeprefix("fc") for network in networks]
+    deep = all(map(str.isdecimal, layers))
+    axes.set_xticks(range(len(networks)), layers if deep else networks)
+    axes.set(xlabel="layers" if deep else "network", ylabel="test error, %")
+    _scale(axes)
+    lines = sorted(_legend(axes), key=lambda entry: -entry[0].get_ydata()[-1])
+    if lines:
+        figure.legend(*zip(*lines, strict=True), loc="outside right center")
+    pictures.save(figure, path)
+
+
+def _networks(found: Outcomes) -> list[str]:
+    return list(dict.fromkeys(network for network, _ in found))
+
+
+def _arms(found: Outcomes) -> list[str]:
+    return list(dict.fromkeys(arm for _, arm in found))
+
+
+def _line(
+    axes: Any, found: Outcomes, arm: str, x: list[Any], errors: list[Any], form: str = "-"
+) -> None:
+    """The mean over the seeds, and their range."""
+    color = COLORS.get(arm, f"C{_arms(found).index(arm) % 10}")
+    axes.plot(x, list(map(statistics.mean, errors)), form, color=color, label=arm, markersize=4)
+    low, high = list(map(min, errors)), list(map(max, errors))
+    axes.fill_between(x, low, high, alpha=0.2, color=color, linewidth=0)
+
+
+def _scale(axes: Any) -> None:
+    axes.set(yscale="log")
+    axes.set_yticks(TICKS, list(map(str, TICKS)))
+    axes.minorticks_off()
+    axes.grid()
 
 
 def _legend(panel: Any) -> list[tuple[Any, str]]:

@@ -68,12 +68,13 @@ class DNI(nn.Module):
         grad_optim: that of the synthesizers, by name: ``adam``, ``adamw``, ``adagrad``,
             ``rmsprop`` or ``sgd`` (the last two with a momentum of 0.9).
         grad_lr: its rate.
-        hidden_size: of the synthesizers.
+        hidden_size: of the synthesizers; ``None`` is 10, as it was in the older library.
         λ: the share of backpropagation, from 0 (synthetic gradients only) to 1 (backpropagation
             only); an attribute that may change at any time.
         recursive: cut behind every leaf that has parameters, the last one too; else only
             behind ``network`` itself.
         gpu_id: the number of a CUDA device to move to; -1 for none.
+        normalize: see :class:`UnidirectionalInterface`; ``False`` is the older library's.
 
     A resumed run builds the same wrapper and loads its ``state_dict``, which holds optimisers
     and shapes.
@@ -103,18 +104,22 @@ class DNI(nn.Module):
         optim: Optim | None = None,
         grad_optim: str = "adam",
         grad_lr: float = 0.001,
-        hidden_size: int = 10,
+        hidden_size: int | None = 10,
         λ: float = 0.5,
         recursive: bool = True,
         gpu_id: int = -1,
+        *,
+        normalize: bool | None = None,
     ) -> None:
         super().__init__()
         who = type(self).__name__
         _checks.is_model(network, who)
         _checks.not_wrapped(network, who)
-        _checks.positive(who, hidden_size=0 if hidden_size is None else hidden_size)
+        _checks.positive(who, hidden_size=hidden_size)
+        _checks.yes_or_no(normalize, "normalize", who)
         self._λ = _checks.share(λ, who)
-        self._hidden_size = hidden_size
+        self._hidden_size = 10 if hidden_size is None else hidden_size
+        self._normalize = normalize
         self._kind = _checks.synthesizer_class(dni_network, who)
         self._params = _checks.arguments({} if dni_params is None else dni_params, who)
         make = _checks.known_optimizer(grad_optim, OPTIMIZERS, "grad_optim", who)
@@ -136,7 +141,7 @@ class DNI(nn.Module):
         self._names = list(cuts)
         self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_load_optimizers)  # type: ignore[no-untyped-call]
-        options = _options(self._λ)
+        options = self._options()
         for name, module in cuts.items():
             attach(module, Unshaped(partial(self._make, name), name, options))
         self._arm()
@@ -215,7 +220,7 @@ class DNI(nn.Module):
 
     def _make(self, name: str, pairs: Pairs) -> nn.Module:
         """What stands behind a module that puts out these tensors."""
-        made = interfaces_for(pairs, self._build, name, _options(self._λ))
+        made = interfaces_for(pairs, self._build, name, self._options())
         self._shapes[name] = [(list(place), list(tensor.shape)) for place, tensor in pairs]
         new = [parameter for parameter in made.parameters() if parameter.requires_grad]
         if new and self.grad_optim is not None:
@@ -225,6 +230,11 @@ class DNI(nn.Module):
             self._synthesizers = StepInBackward(self.grad_optim, keep=False)
         self._arm()
         return made
+
+    def _options(self) -> dict[str, Any]:
+        """Of the interfaces."""
+        mix, normalize = self._λ, self._normalize
+        return {"mix": mix, "factor": 1.0, "normalize": normalize, "nonfinite": "raise"}
 
     def _build(self, output: Tensor) -> nn.Module:
         """A synthesizer for ``output``."""
@@ -255,7 +265,7 @@ class CDNI(DNI):
         classes: of labels, where the context is a tensor of integers; left out, the context
             is a tensor of vectors.
         network, dni_network, dni_params, optim, grad_optim: see :class:`DNI`.
-        grad_lr, hidden_size, λ, recursive, gpu_id: likewise.
+        grad_lr, hidden_size, λ, recursive, gpu_id, normalize: likewise.
 
     Example:
         >>> net = dni.CDNI(torch.nn.Linear(4, 3), λ=0, classes=3)
@@ -279,10 +289,6 @@ class CDNI(DNI):
             _checks.context_of_wrapper(context, self._classes)
             self._context_size = self._classes or context.shape[-1]
         return super()._build(output)
-
-
-def _options(λ: float) -> dict[str, Any]:
-    return {"mix": λ, "factor": 1.0, "normalize": None, "nonfinite": "raise"}
 
 
 def _load_optimizers(wrapper: DNI, incompatible: Any) -> None:

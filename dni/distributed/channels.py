@@ -32,9 +32,9 @@ class Kind(IntEnum):
     """What a message is for."""
 
     ACTIVATION = 1
-    """A batch on its way from A to B: ``[activation, target, context, rehearsed]``."""
+    """A batch on its way from A to B, ``[activation, target, context, rehearsed]``."""
     GRADIENT = 2
-    """The real gradient of an activation: the answer to it."""
+    """The real gradient of an activation; the answer to it."""
     STATE = 3
     """A synthesizer as it has learnt so far; only the newest counts."""
     END = 4
@@ -44,7 +44,7 @@ class Kind(IntEnum):
     BEAT = 6
     """The sender is alive."""
     HOLD = 7
-    """The sender takes no batches: a stage behind it is away."""
+    """The sender takes no batches; a stage behind it is away."""
     GO_ON = 8
     """It takes them again."""
     STOP = 9
@@ -71,7 +71,7 @@ class Peer(Enum):
     LOST = "lost"
     """Nobody any more; it may come again."""
     LEFT = "left"
-    """Nobody: it has finished."""
+    """Nobody; it has finished."""
 
 
 @dataclass
@@ -176,7 +176,7 @@ class Channel(ABC):
                 for the answer.
 
         Returns:
-            the connection that it goes over; 0 where there is none: it is dropped, and counted.
+            the connection that it goes over; 0 where there is none, and it is dropped and counted.
         """
 
     @abstractmethod

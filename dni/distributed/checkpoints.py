@@ -1,7 +1,7 @@
 """What a stage keeps on disk: whole files, of which the newest counts.
 
 A stage may die at any moment, also while it writes. So a checkpoint is written beside, brought to
-the disk, and only then given its name; when :meth:`Checkpoints.save` returns it survives the
+the disk, and only then given its name; when :meth:`.Checkpoints.save` returns it survives the
 process and the machine. Files hold tensors, numbers and plain containers, and are read with
 ``weights_only``: nothing in them is ever executed.
 """

@@ -55,11 +55,11 @@ class _Complete(End):
         self._heard = 0  # a clock
 
     def trained(self) -> list[nn.Module]:
-        """See :meth:`End.trained`."""
+        """See :meth:`.End.trained`."""
         return [self._own.synthesizer]
 
     def interface(self) -> nn.Module:
-        """See :meth:`End.interface`."""
+        """See :meth:`.End.interface`."""
         return self._interface
 
     def learn(self, clock: int) -> None:

@@ -42,7 +42,7 @@ from dni.distributed.worker import FAILED, GRACE, Failure, Plan, read
 __all__ = ["StageFailed", "View", "launch", "main"]
 
 View = Mapping[int, Mapping[str, Any]]
-"""Of each stage: its ``life``, its ``pid``, and what it last wrote to ``DNI_STATUS``."""
+"""Of each stage its ``life``, its ``pid``, and what it last wrote to ``DNI_STATUS``."""
 TICK = 0.05  # seconds
 FRAME = 4  # ticks from one call of ``watch`` to the next
 

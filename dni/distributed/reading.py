@@ -28,14 +28,14 @@ class Reading(Feed):
         self._rehearsed = 0
 
     def poll(self) -> Batch | None:
-        """See :meth:`Feed.poll`."""
+        """See :meth:`.Feed.poll`."""
         self._rehearsed = 0
         batch = self._ahead.popleft() if self._ahead else self._read()
         self.ended = batch is None
         return batch
 
     def rehearse(self) -> Batch | None:
-        """See :meth:`Feed.rehearse`."""
+        """See :meth:`.Feed.rehearse`."""
         if len(self._ahead) < KEEP and (batch := self._read()) is not None:
             self._ahead.append(batch)
         if self._rehearsed == len(self._ahead):
@@ -44,7 +44,7 @@ class Reading(Feed):
         return self._ahead[self._rehearsed - 1]._replace(rehearsed=True)
 
     def hold(self, on: bool) -> None:
-        """See :meth:`Feed.hold`; data do not mind."""
+        """See :meth:`.Feed.hold`; data do not mind."""
 
     def _read(self) -> Batch | None:
         item = next(self._data, None)

@@ -68,11 +68,11 @@ class UpdateA(EndA):
         return len(self._unanswered)
 
     def trained(self) -> list[nn.Module]:
-        """See :meth:`End.trained`."""
+        """See :meth:`.End.trained`."""
         return [self._interface.synthesizer]
 
     def interface(self) -> nn.Module:
-        """See :meth:`End.interface`."""
+        """See :meth:`.End.interface`."""
         return self._interface
 
     def ready(self) -> bool:
@@ -120,7 +120,7 @@ class UpdateA(EndA):
             self.look()
 
     def stop_too(self) -> None:
-        """See :meth:`End.stop_too`; the end of the batches says so."""
+        """See :meth:`.End.stop_too`; the end of the batches says so."""
 
     def _listen(self) -> None:
         """Take in all that has come."""
@@ -179,11 +179,11 @@ class UpdateB(EndB, Feed):
 
     @property
     def idle(self) -> bool:
-        """See :attr:`Feed.idle`."""
+        """See :attr:`.Feed.idle`."""
         return self.away or self._heard_over != self.channel.counters.connections
 
     def poll(self) -> Batch | None:
-        """See :meth:`Feed.poll`."""
+        """See :meth:`.Feed.poll`."""
         message = self.channel.receive()
         if message is None:
             self.ended |= self.channel.peer is Peer.LEFT or (self.away and self.stopping)
@@ -199,7 +199,7 @@ class UpdateB(EndB, Feed):
         return batch
 
     def rehearse(self) -> Batch | None:
-        """See :meth:`Feed.rehearse`."""
+        """See :meth:`.Feed.rehearse`."""
         if self._left_to_rehearse == 0:
             return None
         self._left_to_rehearse -= 1
@@ -207,7 +207,7 @@ class UpdateB(EndB, Feed):
         return self._kept[-1]
 
     def hold(self, on: bool) -> None:
-        """See :meth:`Feed.hold`; a neighbour that comes again is told again."""
+        """See :meth:`.Feed.hold`; a neighbour that comes again is told again."""
         if not on and self._holding:
             self.channel.send(Kind.GO_ON, 0, connection=self._holding)
             self._holding = 0

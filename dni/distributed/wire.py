@@ -8,7 +8,7 @@ JSON, and both ends agree beforehand on 48 bytes that say how much follows::
     body    JSON | padding | tensor | padding | tensor ...
 
 A receiver believes nothing: every length is held against a limit before memory is asked for,
-every size against the bytes that are there. What does not fit is a :class:`WireError`, which
+every size against the bytes that are there. What does not fit is a :class:`.WireError`, which
 says what was expected and what came.
 """
 
@@ -51,7 +51,7 @@ class Header(NamedTuple):
     step: int
     """The training step that it belongs to."""
     model: bytes
-    """16 bytes that both ends derive from the model: peers of another one are refused."""
+    """16 bytes that both ends derive from the model; peers of another one are refused."""
     body: int
     """Bytes to come."""
     words: int

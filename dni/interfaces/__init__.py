@@ -6,13 +6,13 @@ PyTorch couples the parts of a network through one graph: part A hands an activa
 asks a *synthesizer* for the message that is not there yet, hands that on, and when the
 real message arrives teaches it to the synthesizer (:mod:`dni._objective`):
 
-==========================  ===================  ==============================  ===================
-interface                   predicts             from the trigger                for whom
-==========================  ===================  ==============================  ===================
-:class:`BackwardInterface`  the gradient ``g``   the activation ``h``            A need not wait
-:class:`ForwardInterface`   the activation       what both know, e.g. the input  B need not wait
-both, as one                both                 both                            nobody waits
-==========================  ===================  ==============================  ===================
+===========================  ===================  ==============================  ===============
+interface                    predicts             from the trigger                for whom
+===========================  ===================  ==============================  ===============
+:class:`.BackwardInterface`  the gradient ``g``   the activation ``h``            A need not wait
+:class:`.ForwardInterface`   the activation       what both know, e.g. the input  B need not wait
+both, as one                 both                 both                            nobody waits
+===========================  ===================  ==============================  ===============
 
 In eval mode and under ``torch.no_grad()`` every interface is the identity, bit for bit,
 and calls no synthesizer.

@@ -22,10 +22,12 @@ class BidirectionalInterface(nn.Module):
     1. :math:`s = r_g \, S_g(h)` is sent into part A (as :class:`BackwardInterface`);
     2. :math:`\hat h = r_h \, S_h(\text{trigger})` goes on to part B, and :math:`S_h` is
        taught :math:`h` (as :class:`ForwardInterface`);
-    3. the gradient that B sends back at :math:`\hat h` is taught to :math:`S_g`.
+    3. the gradient that B sends back at :math:`\hat h` is taught to :math:`S_g`, as that of
+       :math:`h`.
 
     In separate processes, A calls :meth:`send` and B calls :meth:`receive`, each on its
-    own copy of the interface; synchronise the copies once in a while.
+    own copy of the interface; synchronise the copies once in a while. B has no :math:`h`: there
+    :math:`S_g` learns what belongs to :math:`\hat h`.
 
     Args:
         forward_synthesizer: predicts the message from the trigger.

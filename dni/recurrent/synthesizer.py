@@ -2,7 +2,7 @@ r"""Three lines in a loop that is there already.
 
 :class:`Synthesizer` is for those who have a training loop and want to keep it: it owns its
 interface and its optimiser, and needs two calls. What makes that possible is that nothing
-is learnt until :meth:`Synthesizer.step`::
+is learnt until :meth:`.Synthesizer.step`::
 
     out, h = rnn(window, h)
     loss.backward(retain_graph=True)   # or after the next line, then without retain_graph
@@ -84,6 +84,9 @@ class Synthesizer(nn.Module):
         aux: whether to add the auxiliary task (:class:`dni.AuxiliaryTask`).
         use_improvement: teach 0 for the last state of a sequence: one that was the newest at
             a ``step()``, and that no gradient has reached by the next.
+        context_dim, context_classes: see :class:`dni.BasicSynthesizer`; the context is that of
+            :func:`dni.synthesizer_context` around :meth:`backward_synthetic`.
+        normalize: see :class:`dni.UnidirectionalInterface`; ``False`` is the older library's.
 
     Example:
         >>> rnn = torch.nn.GRU(3, 8)
@@ -113,6 +116,10 @@ class Synthesizer(nn.Module):
         lr: float = 1e-4,
         aux: bool = False,
         use_improvement: bool = True,
+        *,
+        context_dim: int | None = None,
+        context_classes: int | None = None,
+        normalize: bool | None = None,
     ) -> None:
         super().__init__()
         _checks.positive(WHO, size=size)
@@ -120,13 +127,20 @@ class Synthesizer(nn.Module):
         width = 2 * size if is_lstm else size
 
         def perceptron() -> nn.Module:
-            return Centered(
-                BasicSynthesizer(width, n_hidden=hidden_layers, activation=activation())
+            made = BasicSynthesizer(
+                width,
+                n_hidden=hidden_layers,
+                context_dim=context_dim,
+                context_classes=context_classes,
+                activation=activation(),
             )
+            return Centered(made)
 
         self.is_lstm, self.use_improvement = is_lstm, use_improvement
         self.allow_backwarding = allow_backwarding
-        self.interface = BackwardInterface(perceptron(), factor=factor, name=WHO)
+        self.interface = BackwardInterface(
+            perceptron(), factor=factor, normalize=normalize, name=WHO
+        )
         self.auxiliary = AuxiliaryTask(perceptron(), name=f"{WHO}, aux") if aux else None
         self.optimizer = optimizer(self.parameters(), lr=lr)  # type: ignore[call-arg]
         self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]

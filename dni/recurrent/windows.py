@@ -3,7 +3,7 @@ r"""Truncated BPTT whose windows know of the future.
 The loop of truncated BPTT is short, and easy to get wrong: the state must be cut between
 two windows, the real gradient of a window's first state must meet the synthetic one that
 was sent into the same state a window ago, both gradients of a window must go through its
-graph in one pass, and a sequence has an end. :func:`windows` is that loop::
+graph in one pass, and a sequence has an end. :func:`.windows` is that loop::
 
           window k                                   window k + 1
     --> core ... core --> h --- detach ---> 1. trigger h --> core ... core --> h'
@@ -61,7 +61,7 @@ def windows(
 ) -> Loop:
     r"""Truncated BPTT over ``sequences``, with synthetic gradients from beyond each window.
 
-    Yields one :class:`Window` of at most ``size`` steps after the other. The body of the
+    Yields one :class:`.Window` of at most ``size`` steps after the other. The body of the
     loop runs the core from ``window.state`` and ends with ``window.backward(loss, state)``;
     where it steps the optimiser, after each window or once per sequence, is its affair.
 
@@ -120,7 +120,7 @@ def windows(
 
 
 class Window:
-    """A few steps of a sequence, from :func:`windows`; unpacks into its parts.
+    """A few steps of a sequence, from :func:`.windows`; unpacks into its parts.
 
     Attributes:
         parts: the slices of the sequences.
@@ -175,7 +175,7 @@ def _choose(rows: Tensor, message: Any, other: Callable[[Tensor], Tensor]) -> An
 
 
 class Loop:
-    """What :func:`windows` returns: an iterator over windows, to be run through once.
+    """What :func:`.windows` returns: an iterator over windows, to be run through once.
 
     Attributes:
         state: the state after the last finished window, detached: what the next piece of

@@ -112,13 +112,13 @@ class Table:
 
     def text(self) -> str:
         """A line for each stage."""
-        lines = ["stage  life" + "".join(f"{name:>12s}" for name in COLUMNS)]
+        lines = ["stage  life     pid" + "".join(f"{name:>12s}" for name in COLUMNS)]
         for stage, status in sorted(self.seen.items()):
             values = [
                 "-" if status.get(key) is None else form.format(status[key])
                 for key, form in zip(KEYS, FORMATS, strict=True)
             ]
-            lives = f"{stage:5d}  {status.get('life', 0):4d}"
+            lives = f"{stage:5d}  {status.get('life', 0):4d} {status.get('pid', '-'):>7}"
             lines.append(lives + "".join(f"{value:>12s}" for value in values))
         return "\n".join(lines)
 

@@ -58,6 +58,23 @@ Columns that say *unlock* are the early form (``unlock=True``, the default of an
 sends its gradients during the forward pass; the others are one graph (``unlock=False``, what
 ``decouple`` uses). Under ``windows`` the recurrent core is what is compiled, checkpointed, wrapped.
 
+For most features the order is all there is to know, decouple first, with a sample, and then:
+
+.. code-block:: python
+
+    import dni
+    import torch
+
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+    x, y = torch.randn(32, 64), torch.randint(10, (32,))
+    dni.decouple(model, at="1", sample=x, context_classes=10)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+
+    with torch.autocast("cpu", dtype=torch.bfloat16), dni.synthesizer_context(y):
+        loss = torch.nn.functional.cross_entropy(compiled(x), y)
+    loss.backward()
+
 """
 
 NOTES = """

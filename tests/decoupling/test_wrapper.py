@@ -103,6 +103,13 @@ def test_the_share_may_change_at_any_time():
     assert net.λ == 0.9
 
 
+def test_the_older_librarys_arithmetic_is_one_argument():
+    net = _trained(dni.DNI(mlp(), hidden_size=None, normalize=False))
+    cuts = dni.interfaces_of(net.network).values()
+    assert all(cut.objective.moments is None for cut in cuts)
+    assert {cut.synthesizer.network.hidden_size for cut in cuts} == {10}
+
+
 def test_behind_every_leaf_or_behind_the_whole():
     assert list(dni.interfaces_of(_trained(dni.DNI(mlp())).network)) == ["0", "1", "3", "6"]
     whole = dni.DNI(Steps(), recursive=False)
@@ -500,7 +507,7 @@ class TestContext:
         (mlp(), {"λ": "half"}, TypeError, "expected λ to be a number"),
         (mlp(), {"hidden_size": 0}, ValueError, "hidden_size to be a positive integer"),
         (mlp(), {"dni_network": dni.LinearDNI(1, 2, 3)}, TypeError, "to be a class"),
-        (mlp(), {"hidden_size": None}, ValueError, "hidden_size to be a positive integer"),
+        (mlp(), {"normalize": 1}, TypeError, "normalize"),
         (mlp(), {"dni_params": 3}, TypeError, "dni_params to be a dict of arguments, got an int"),
         (mlp(), {"optim": torch.optim.LBFGS}, TypeError, "got LBFGS, which needs all of them"),
         (

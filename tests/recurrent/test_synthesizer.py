@@ -95,9 +95,8 @@ def test_it_learns(core, options, loss_first):
 
 @pytest.mark.parametrize("loss_first", [True, False])
 def test_its_targets_are_the_gradients_that_the_states_received(loss_first):
-    training = Training(loss_first, optimizer=torch.optim.SGD, lr=1.0)
+    training = Training(loss_first, optimizer=torch.optim.SGD, lr=1.0, normalize=False)
     synth = training.synth
-    synth.interface.objective.register_buffer("moments", None)  # regress on gradients as they are
     for parameter in synth.parameters():
         nn.init.normal_(parameter)
     reference = copy.deepcopy(synth.interface.synthesizer)
@@ -225,6 +224,16 @@ def test_a_context_is_remembered_until_the_step():
             training.window()
     training.synth.step()
     assert seen == ["first", "second", "first"]
+
+
+def test_it_can_be_told_labels():
+    training = Training(context_classes=3)
+    with pytest.raises(ValueError, match="built with a context of 3 .* but there is none"):
+        training.sequence()
+    training = Training(context_classes=3)
+    with dni.synthesizer_context(torch.tensor([2])):
+        training.sequence()
+    assert training.synth.optimizer.state[perceptron(training.synth).input_context.weight]
 
 
 def test_the_graph_of_a_window_is_freed_where_the_loss_came_first():

@@ -1,0 +1,96 @@
+"""Tables and pictures of the benchmarks of short windows."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+from examples import pictures
+from examples.pictures import BLACK, BLUE, GRAY, ORANGE, WIDE
+
+LABELS = {"ms": "ms for the sequence", "peak MiB": "peak memory, MiB"}
+COLORS = {
+    "BPTT": BLACK,
+    "DNI": ORANGE,
+    "cDNI": BLUE,
+    "by hand": GRAY,
+}
+Scores = dict[str, dict[int, list[float]]]  # by arm and window, over the seeds
+
+
+def scores(lines: list[dict[str, Any]]) -> Scores:
+    """By arm and window, over the seeds."""
+    found: Scores = {}
+    for line in sorted(lines, key=lambda line: line["arm"]["window"]):
+        by_window = found.setdefault(line["name"], {})
+        by_window.setdefault(line["arm"]["window"], []).append(line["score"])
+    return found
+
+
+def table(lines: list[dict[str, Any]]) -> None:
+    """Medians over the seeds, and their range."""
+    found = scores(lines)
+    windows = sorted({window for by_window in found.values() for window in by_window})
+    print(f"{'window':24s}" + "".join(f"{window:>22d}" for window in windows))
+    for name, by_window in found.items():
+        cells = []
+        for window in windows:
+            seeds = by_window.get(window, [])
+            text = (
+                f"{statistics.median(seeds):.4g} ({min(seeds):.4g}-{max(seeds):.4g})"
+                if seeds
+                else ""
+            )
+            cells.append(f"{text:>22s}")
+        print(f"{name:24s}" + "".join(cells))
+
+
+def draw_cost(rows: list[dict[str, Any]], path: Path) -> None:
+    """Time and memory, side by side."""
+    figure, panels = plt.subplots(1, 2, figsize=(WIDE, 3.0), layout="constrained")
+    windows = list(dict.fromkeys(row["window"] for row in rows))
+    for axes, (key, label) in zip(panels, LABELS.items(), strict=True):
+        for name in dict.fromkeys(row["arm"] for row in rows):
+            points = [(row["window"], row[key]) for row in rows if row["arm"] == name]
+            style = "--" if name == "by hand" else "-"
+            axes.plot(
+                *zip(*points, strict=True), style, color=COLORS[name], marker="o", ms=4, label=name
+            )
+        axes.set(xscale="log", xlabel="window", title=label, ylim=(0, None))
+        axes.set_xticks(windows, labels=map(str, windows))
+        axes.minorticks_off()
+        axes.grid()
+    panels[0].legend()
+    pictures.save(figure, path)
+
+
+def draw_scores(found: Scores, title: str, path: Path) -> None:
+    """Score against window, a line for each arm, a band over the seeds.
+
+    The longest window is the full unroll, and has one arm: a level.
+    """
+    figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+    full = max(window for by_window in found.values() for window in by_window)
+    for number, (name, by_window) in enumerate(found.items()):
+        short = {window: seeds for window, seeds in by_window.items() if window != full}
+        color = COLORS.get(name.removesuffix(" + aux"), f"C{number % 10}")
+        middle = [statistics.median(seeds) for seeds in short.values()]
+        style = "--" if "aux" in name else "-"
+        axes.plot(list(short), middle, style, marker="o", ms=4, label=name, color=color)
+        low, high = map(min, short.values()), map(max, short.values())
+        axes.fill_between(list(short), list(low), list(high), color=color, alpha=0.15, linewidth=0)
+        if level := by_window.get(full):
+            label = "full unroll" if full > 20 else f"BPTT, windows of {full}"
+            axes.axhline(statistics.median(level), color=GRAY, ls=":", label=label)
+    windows = sorted({w for by_window in found.values() for w in by_window} - {full})
+    axes.set(xscale="log", xlabel="window", title=title)
+    axes.set_xticks(windows, labels=map(str, windows))
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid()
+    figure.legend(loc="outside right center")
+    pictures.save(figure, path)

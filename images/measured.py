@@ -1,0 +1,92 @@
+"""Pictures of numbers that stand in the documents' tables."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib.pyplot as plt
+
+from benchmarks import recurrent_report
+from examples import pictures
+from examples.pictures import BLUE, GREEN, ORANGE, WIDE
+from images.sheet import FOLDER
+from images.tables import ROOT, numbers, seeds, table
+
+BENCHMARKS = "benchmarks/README.rst"
+
+
+def limit() -> None:
+    """How much of a gradient can be known: R² at each cut, while a network trains."""
+    told = ("from the activation", "with the label too")
+    head, body = table("docs", *told)
+    columns = {name: head[0].index(name) for name in told}
+    ticks = [f"{row[0]}\nloss {row[1]}" for row in body]
+    figure, panels = plt.subplots(1, 2, figsize=(WIDE, 3.2), sharey=True, layout="constrained")
+    for axes, (name, column) in zip(panels, columns.items(), strict=True):
+        cuts = zip(*(numbers(row[column]) for row in body), strict=True)
+        for cut, (values, color) in enumerate(zip(cuts, (ORANGE, GREEN, BLUE), strict=True), 1):
+            places = [place + 0.26 * (cut - 2) for place in range(len(body))]
+            axes.bar(places, values, 0.24, color=color, label=f"cut {cut}")
+        axes.set(title=name, ylim=(0, 1), xlabel="step")
+        axes.set_xticks(range(len(body)), ticks)
+        axes.tick_params(bottom=False)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+    panels[0].set_ylabel("R²")
+    panels[0].legend()
+    pictures.save(figure, FOLDER / "limit.svg")
+
+
+def cost() -> None:
+    """What windows cost."""
+    head, body = table(BENCHMARKS, "window", "peak MiB", "BPTT")
+    columns = list(zip(*head, strict=True))
+    rows = [
+        {
+            "window": int(row[0]),
+            "arm": arm,
+            "ms": float(row[columns.index((arm, "ms"))]),
+            "peak MiB": float(row[columns.index((arm, "peak MiB"))]),
+        }
+        for row in body
+        for arm in ("BPTT", "DNI")
+    ]
+    recurrent_report.draw_cost(rows, FOLDER / "recurrent-cost.png")
+
+
+def rows() -> None:
+    """Digits row by row."""
+    title = "Digits row by row: test accuracy, %"
+    recurrent_report.draw_scores(_scores("T = 7", "T = 28"), title, FOLDER / "recurrent-rows.png")
+
+
+def copy() -> None:
+    """The copy task; its full unroll stands in the text below the table."""
+    found = _scores("T = 2", "T = 3", "T = 5")
+    text = " ".join((ROOT / BENCHMARKS).read_text().split())
+    if full := re.search(r"The full unroll solves ([\d.]+)", text):
+        found["BPTT"][10_000] = [float(full[1])]
+    title = "Copy: the longest sequence solved"
+    recurrent_report.draw_scores(found, title, FOLDER / "recurrent-copy.png")
+
+
+def _scores(*headers: str) -> recurrent_report.Scores:
+    """The table of arms by windows that has these columns."""
+    head, body = table(BENCHMARKS, "arm", *headers)
+    windows = [int(numbers(cell)[0]) for cell in head[0][1:]]
+    return {
+        row[0]: {
+            window: seeds(cell)
+            for window, cell in zip(windows, row[1:], strict=True)
+            if cell != ".."
+        }
+        for row in body
+    }
+
+
+FIGURES = {
+    "limit": limit,
+    "recurrent-cost": cost,
+    "recurrent-rows": rows,
+    "recurrent-copy": copy,
+}
