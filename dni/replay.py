@@ -54,6 +54,9 @@ class Replay:
         keep: moments in a memory, each a trigger, a context and a message. It is not part of a
             checkpoint.
 
+    Shapes:
+        each loss: a scalar.
+
     Example:
         >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), cut, torch.nn.Linear(3, 1))

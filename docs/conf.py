@@ -37,6 +37,7 @@ html_show_copyright = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
@@ -45,7 +46,7 @@ autodoc_default_options = {
 autosummary_generate = False  # the API pages are written by hand
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Shapes", "params_style"), ("Buffers", "params_style")]
+napoleon_custom_sections = ["Shapes", ("Buffers", "params_style")]
 maximum_signature_line_length = 80
 python_display_short_literal_types = True
 

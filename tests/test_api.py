@@ -42,6 +42,13 @@ def test_every_public_object_has_an_example():
         assert ">>>" in getattr(dni, name).__doc__, name
 
 
+def test_every_public_class_has_its_equation_and_its_shapes():
+    for name in dni.__all__:
+        if isinstance(one := getattr(dni, name), type):
+            assert "Shapes:" in one.__doc__, name
+            assert "math" in one.__doc__, name
+
+
 def test_a_star_import_brings_the_public_names():
     names = {}
     exec("from dni import *", names)

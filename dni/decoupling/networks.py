@@ -16,7 +16,9 @@ from dni import _checks
 
 
 class DNINetwork(nn.Module):
-    """A network that predicts a gradient; the ground of your own.
+    r"""A network that predicts a gradient; the ground of your own.
+
+    .. math:: (s, \mathit{hidden}') = S(h, \mathit{hidden})
 
     Features are in the last dimension of ``input`` and ``output``, also for the maps of a
     convolution, which come as ``(N, H, W, C)``; where ``maps`` is true they come as
@@ -28,6 +30,9 @@ class DNINetwork(nn.Module):
             those of the context beside them.
         hidden_size: as :class:`DNI` was given it.
         output_size: features of the output: those of the activation.
+
+    Shapes:
+        input: ``(..., input_size)``; output: ``(..., output_size)``; hidden: anything.
 
     Example:
         >>> class Scaled(dni.DNINetwork):
@@ -61,12 +66,17 @@ class DNINetwork(nn.Module):
 
 
 class LinearDNI(DNINetwork):
-    """``Linear -> ReLU``, ``num_layers`` times, and ``Linear``.
+    r"""``Linear -> ReLU``, ``num_layers`` times, and ``Linear``.
+
+    .. math:: z_0 = h, \qquad z_{k+1} = \max(0, W_k z_k + b_k), \qquad s = W z_K + b
 
     Args:
         input_size, hidden_size, output_size: see :class:`DNINetwork`.
         num_layers: 0 is linear.
         bias: whether the layers have one.
+
+    Shapes:
+        input: ``(..., input_size)``; output: ``(..., output_size)``.
 
     Example:
         >>> dni.LinearDNI(4, 10, 3, num_layers=0)(torch.ones(2, 4), None)[0].shape
@@ -107,6 +117,9 @@ class LinearSigmoidDNI(LinearDNI):
     For losses whose gradient is bounded, as that of a log loss is. Gradients have two signs,
     and a new synthesizer sends nothing, so it is :math:`2 \sigma(x) - 1`.
 
+    Shapes:
+        as of :class:`LinearDNI`.
+
     Example:
         >>> dni.LinearSigmoidDNI(4, 10, 3)(torch.ones(1, 4), None)[0]
         tensor([[0., 0., 0.]], grad_fn=<SubBackward0>)
@@ -119,7 +132,13 @@ class LinearSigmoidDNI(LinearDNI):
 
 
 class LinearBatchNormDNI(LinearDNI):
-    """``Linear -> BatchNorm1d -> ReLU``, ``num_layers`` times, and ``Linear``.
+    r"""``Linear -> BatchNorm1d -> ReLU``, ``num_layers`` times, and ``Linear``.
+
+    .. math::
+        z_0 = h, \qquad z_{k+1} = \max\big(0, \mathrm{BN}(W_k z_k + b_k)\big), \qquad s = W z_K + b
+
+    Shapes:
+        as of :class:`LinearDNI`.
 
     Example:
         >>> dni.LinearBatchNormDNI(4, 10, 3)(torch.ones(2, 4), None)[0].shape
@@ -132,7 +151,10 @@ class LinearBatchNormDNI(LinearDNI):
 
 
 class RNNDNI(DNINetwork):
-    """Stacked LSTMs, GRUs or RNNs over the sequence, and ``Linear``.
+    r"""Stacked LSTMs, GRUs or RNNs over the sequence, and ``Linear``.
+
+    .. math::
+        z_t, \mathit{hidden}_t = \mathrm{RNN}(h_t, \mathit{hidden}_{t-1}), \qquad s_t = W z_t + b
 
     ``(batch, time, features)`` is read along its time; ``(batch, features)`` is one step, and
     the next call of the forward pass continues there: behind a cell that a loop runs.
@@ -142,6 +164,10 @@ class RNNDNI(DNINetwork):
         num_layers: stacked ones, at least 1.
         bias: whether they have one.
         kind: ``"lstm"``, ``"gru"`` or ``"rnn"``.
+
+    Shapes:
+        input: ``(batch, time, input_size)`` or ``(batch, input_size)``; output: these and
+        ``output_size``; hidden: that of the core.
 
     Example:
         >>> message, hidden = dni.RNNDNI(4, 10, 3, kind="gru")(torch.ones(2, 7, 4), None)
@@ -175,7 +201,11 @@ class RNNDNI(DNINetwork):
 
 
 class Conv2dDNI(DNINetwork):
-    """``Conv2d -> BatchNorm2d -> pooling -> ReLU``, ``num_layers`` times, ``Conv2d -> AvgPool2d``.
+    r"""``Conv2d -> BatchNorm2d -> pooling -> ReLU``, ``num_layers`` times, ``Conv2d -> AvgPool2d``.
+
+    .. math::
+        z_0 = h, \qquad z_{k+1} = \max\big(0, \mathrm{pool}(\mathrm{BN}(W_k \ast z_k))\big), \qquad
+        s = \mathrm{avg}(W \ast z_K)
 
     Kernels of 3 and pooling with a stride of 1: a gradient has the size of its maps.
 
@@ -185,6 +215,9 @@ class Conv2dDNI(DNINetwork):
         num_layers: 0 is linear.
         bias: whether the convolutions have one.
         pool: ``"max"`` or ``"avg"``.
+
+    Shapes:
+        input: ``(N, input_size, H, W)``; output: ``(N, output_size, H, W)``.
 
     Example:
         >>> dni.Conv2dDNI(4, 10, 3)(torch.ones(2, 4, 5, 5), None)[0].shape

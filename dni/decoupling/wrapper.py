@@ -76,6 +76,9 @@ class DNI(nn.Module):
         gpu_id: the number of a CUDA device to move to; -1 for none.
         normalize: see :class:`UnidirectionalInterface`; ``False`` is the older library's.
 
+    Shapes:
+        input and output: those of ``network``.
+
     A resumed run builds the same wrapper and loads its ``state_dict``, which holds optimisers
     and shapes.
 
@@ -258,14 +261,17 @@ class DNI(nn.Module):
 class CDNI(DNI):
     r""":class:`DNI` with synthesizers that know a context: *conditional*, so cDNI.
 
-    The context is that of :func:`dni.synthesizer_context`, around the forward pass. It
-    stands beside the activation in the input of each synthesizer.
+    The context :math:`c` is that of :func:`dni.synthesizer_context`, around the forward pass. It
+    stands beside the activation in the input of each synthesizer, :math:`s = S([h, c])`.
 
     Args:
         classes: of labels, where the context is a tensor of integers; left out, the context
             is a tensor of vectors.
         network, dni_network, dni_params, optim, grad_optim: see :class:`DNI`.
         grad_lr, hidden_size, λ, recursive, gpu_id, normalize: likewise.
+
+    Shapes:
+        context: ``(batch, ...)`` vectors, or with ``classes`` integer labels ``(batch,)``.
 
     Example:
         >>> net = dni.CDNI(torch.nn.Linear(4, 3), λ=0, classes=3)

@@ -38,6 +38,9 @@ class BidirectionalInterface(nn.Module):
             ``mix`` is.
         normalize, nonfinite, name: see :class:`UnidirectionalInterface`.
 
+    Shapes:
+        message, trigger and output: see :class:`ForwardInterface`.
+
     See Jaderberg et al. 2017, section 2.2.
 
     Example:

@@ -27,6 +27,10 @@ class ForwardInterface(UnidirectionalInterface):
             with the loss's backward pass (``False``), as compiled regions and DDP need.
         synthesizer, normalize, nonfinite, name: see :class:`UnidirectionalInterface`.
 
+    Shapes:
+        message and output: a tensor of any shape, or a tuple, list or dict of tensors whose
+        leading sizes agree; trigger: whatever the synthesizer takes.
+
     Example:
         >>> synthesizer = dni.BasicSynthesizer(output_dim=3, trigger_dim=2)
         >>> interface = dni.ForwardInterface(synthesizer)

@@ -26,7 +26,14 @@ class UnidirectionalInterface(nn.Module):
 
     The two ends may live in different places. One end has the real message and the
     trigger, and *sends*: the synthesizer learns. The other has only the trigger, and
-    *receives*: the synthesizer predicts.
+    *receives*: the synthesizer predicts. With :math:`m` the real message of :math:`n` elements
+    and :math:`u = S(\text{trigger}, \text{context})`,
+
+    .. math::
+        \text{learnt on send: } \frac{1}{n} \sum_i \Big(u_i - \frac{m_i}{r}\Big)^2, \qquad
+        \text{received: } r u,
+
+    where :math:`r` is a running root mean square of the messages (:mod:`dni._objective`).
 
     Args:
         synthesizer: any module with ``forward(trigger, context)`` that returns one

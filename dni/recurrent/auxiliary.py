@@ -36,6 +36,9 @@ class AuxiliaryTask(UnidirectionalInterface):
             (``benchmarks/README.rst``).
         normalize, nonfinite, name: see :class:`dni.UnidirectionalInterface`.
 
+    Shapes:
+        trigger and message: those of a state, a tensor or a structure of tensors.
+
     See Jaderberg et al. 2017, section 2.1.
 
     Example:

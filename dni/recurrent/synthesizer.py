@@ -66,7 +66,13 @@ class Synthesizer(nn.Module):
 
     The signature is that of an older library, whose loops run unchanged. It wraps a
     :class:`dni.BackwardInterface` with a multi-layer perceptron (:class:`dni.Centered`), and
-    an optimiser of its own: do not give its parameters to another one.
+    an optimiser of its own: do not give its parameters to another one. What is learnt of a
+    state :math:`h` is the gradient that the next window leaves there, what :math:`s(h')` at its
+    end sends back included,
+
+    .. math::
+        m(h) = \frac{\partial L}{\partial h}
+             + \Big(\frac{\partial h'}{\partial h}\Big)^{\!\top} \mathit{factor} \cdot s(h') .
 
     Args:
         size: width of the hidden state.
@@ -87,6 +93,10 @@ class Synthesizer(nn.Module):
         context_dim, context_classes: see :class:`dni.BasicSynthesizer`; the context is that of
             :func:`dni.synthesizer_context` around :meth:`backward_synthetic`.
         normalize: see :class:`dni.UnidirectionalInterface`; ``False`` is the older library's.
+
+    Shapes:
+        state: ``(h, c)``, each ``(layers, batch, size)`` or ``(batch, size)``, or without
+        ``is_lstm`` one such tensor.
 
     Example:
         >>> rnn = torch.nn.GRU(3, 8)

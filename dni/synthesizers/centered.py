@@ -28,6 +28,9 @@ class Centered(nn.Module):
             by itself, or ``(0, 2, 3)``.
             A batch of one row is left as it is.
 
+    Shapes:
+        trigger, context and message: those of ``synthesizer``.
+
     Example:
         >>> synthesizer = dni.Centered(torch.nn.Bilinear(2, 1, 2))
         >>> message = synthesizer(torch.randn(5, 2), torch.ones(5, 1))

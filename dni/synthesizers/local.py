@@ -43,6 +43,10 @@ class LocalLossSynthesizer(nn.Module):
         loss: ``loss(head(trigger), context)``, a scalar: the mean over a batch, if that is
             what the network's own loss is.
 
+    Shapes:
+        trigger: whatever ``head`` takes; message: that of the trigger; context: whatever
+        ``loss`` takes.
+
     See Belilovsky et al. 2020, *Decoupled Greedy Learning of CNNs*.
 
     Example:

@@ -12,7 +12,11 @@ from dni.synthesizers.basic import BasicSynthesizer
 class TokenSynthesizer(BasicSynthesizer):
     r"""A :class:`BasicSynthesizer` for each token of ``(batch, time, features)``.
 
-    Every token is asked for apart, with the same weights. A context may be one per token,
+    Every token is asked for apart, with the same weights,
+
+    .. math:: \text{message}_{b t} = S(h_{b t}, c_{b t}) .
+
+    A context may be one per token,
     as the next words of a language model are, or one per sequence, as the label of a
     document: then all its tokens share it. (Where batch and time are equal, one per
     sequence has a second dimension of 1.)
