@@ -264,9 +264,9 @@ def learn(task: Callable[..., Iterator[Job]], arguments: argparse.Namespace) -> 
     recurrent_report.table(wanted)
     measure.write(arguments.json, arguments, wanted)
     title = (task.__doc__ or "").rstrip(".")
-    recurrent_report.draw_scores(
-        recurrent_report.scores(wanted), title, arguments.json.with_suffix(".png")
-    )
+    label = "full unroll" if task in (rows, copy) else ""
+    found, level = recurrent_report.apart(recurrent_report.scores(wanted), label)
+    recurrent_report.draw_scores(found, title, arguments.json.with_suffix(".png"), level)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ COLORS = {
     "by hand": GRAY,
 }
 Scores = dict[str, dict[int, list[float]]]  # by arm and window, over the seeds
+Level = tuple[str, list[float]]  # a name and the seeds of what all windows are compared with
 
 
 def scores(lines: list[dict[str, Any]]) -> Scores:
@@ -29,6 +30,18 @@ def scores(lines: list[dict[str, Any]]) -> Scores:
         by_window = found.setdefault(line["name"], {})
         by_window.setdefault(line["arm"]["window"], []).append(line["score"])
     return found
+
+
+def apart(found: Scores, label: str = "") -> tuple[Scores, Level | None]:
+    """The scores without the longest window, and that one, if one arm of several alone has it."""
+    full = max(window for by_window in found.values() for window in by_window)
+    names = [name for name, by_window in found.items() if full in by_window]
+    if len(names) > 1 or len(found) == 1:
+        return found, None
+    (name,) = names
+    rest = {window: seeds for window, seeds in found[name].items() if window != full}
+    level = (label or f"{name}, windows of {full}", found[name][full])
+    return found | {name: rest}, level
 
 
 def table(lines: list[dict[str, Any]]) -> None:
@@ -68,25 +81,19 @@ def draw_cost(rows: list[dict[str, Any]], path: Path) -> None:
     pictures.save(figure, path)
 
 
-def draw_scores(found: Scores, title: str, path: Path) -> None:
-    """Score against window, a line for each arm, a band over the seeds.
-
-    The longest window is the full unroll, and has one arm: a level.
-    """
+def draw_scores(found: Scores, title: str, path: Path, level: Level | None = None) -> None:
+    """Score against window, a line for each arm, a band over the seeds; a level right across."""
     figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
-    full = max(window for by_window in found.values() for window in by_window)
-    for number, (name, by_window) in enumerate(found.items()):
-        short = {window: seeds for window, seeds in by_window.items() if window != full}
+    for number, (name, short) in enumerate(found.items()):
         color = COLORS.get(name.removesuffix(" + aux"), f"C{number % 10}")
         middle = [statistics.median(seeds) for seeds in short.values()]
         style = "--" if "aux" in name else "-"
         axes.plot(list(short), middle, style, marker="o", ms=4, label=name, color=color)
         low, high = map(min, short.values()), map(max, short.values())
         axes.fill_between(list(short), list(low), list(high), color=color, alpha=0.15, linewidth=0)
-        if level := by_window.get(full):
-            label = "full unroll" if full > 20 else f"BPTT, windows of {full}"
-            axes.axhline(statistics.median(level), color=GRAY, ls=":", label=label)
-    windows = sorted({w for by_window in found.values() for w in by_window} - {full})
+    if level:
+        axes.axhline(statistics.median(level[1]), color=GRAY, ls=":", label=level[0])
+    windows = sorted({window for by_window in found.values() for window in by_window})
     axes.set(xscale="log", xlabel="window", title=title)
     axes.set_xticks(windows, labels=map(str, windows))
     axes.minorticks_off()

@@ -13,7 +13,7 @@ and whose backward swaps what is sent.
             synthesizer -- u ----------' |            2. loss.backward()
                  ^                       |
                  '---- dL(u, g)/du ------|   3. the synthesizer learns from g
-    part A <-- mix g + (1 - mix) s ------'   4. part A learns from s
+    part A <-- mix g + (1 - mix) s ------'   4. part A learns from s (times ``factor``)
 
 ``Substitute``, for an activation::
 

@@ -79,8 +79,8 @@ class Monitor:
     def read(self) -> dict[str, Measurement]:
         """The means since the last call, by the interface's name; they join the history.
 
-        The one place where a number travels from the device to the host: once an epoch,
-        or every hundred steps, costs nothing.
+        The one place where the monitor waits for the device: once an epoch, or every hundred
+        steps, costs nothing.
         """
         _checks.monitor_open(self._open)
         measured = {}
@@ -109,6 +109,8 @@ class Monitor:
             interface      loss  cosine  norm ratio  messages
             1             1.000   0.000       0.000         1
         """
+        if not self._history:
+            return "no interfaces"
         width = max(map(len, ["interface", *self._history]))
         lines = [f"{'interface':{width}s}{'loss':>10s}{'cosine':>8s}{'norm ratio':>12s}  messages"]
         for name, seen in self._history.items():

@@ -1,6 +1,6 @@
 """Pictures: how synthesizers learn, and where a model is cut.
 
-``pip install dni-torch[plot]``. Every function returns the figure, and draws into ``ax`` where one
+It needs ``matplotlib``. Every function returns the figure, and draws into ``ax`` where one
 is given. Nothing else in the library imports ``matplotlib``.
 """
 

@@ -34,11 +34,10 @@ def narrow_roots(font: TTFont) -> None:
     variants = font["MATH"].table.MathVariants
     made = variants.VertGlyphConstruction[variants.VertGlyphCoverage.glyphs.index(smallest)]
     names = {record.VariantGlyph for record in made.MathGlyphVariantRecord}
-    names |= {part.glyph for part in made.GlyphAssembly.PartRecords}
-    width = font["hmtx"][smallest][0]
-    widest = max(font["hmtx"][part.glyph][0] for part in made.GlyphAssembly.PartRecords)
     parts = {part.glyph for part in made.GlyphAssembly.PartRecords}
-    for name in names - {smallest}:
+    width = font["hmtx"][smallest][0]
+    widest = max(font["hmtx"][name][0] for name in parts)
+    for name in (names | parts) - {smallest}:
         scale = width / (widest if name in parts else font["hmtx"][name][0])
         advance, bearing = font["hmtx"][name]
         font["hmtx"][name] = (round(advance * scale), round(bearing * scale))

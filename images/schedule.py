@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from benchmarks.stages import model
+
 BACKWARD = 2.0
+KINDS = {"F": "forward", "B": "backward"}
 
 
 class Work(NamedTuple):
@@ -29,9 +32,9 @@ def one_forward_one_backward(stages: int, parts: int, batches: int) -> list[Work
     """
     queues = [
         [
-            (kind, batch, part)
+            (KINDS[task], batch, part)
             for batch in range(batches)
-            for kind, part in _order(stages - k, parts)
+            for task, part in model.one_forward_one_backward(k, stages, parts)
         ]
         for k in range(stages)
     ]
@@ -55,17 +58,6 @@ def one_forward_one_backward(stages: int, parts: int, batches: int) -> list[Work
             done[stage, kind, batch, part] = Work(stage, kind, batch, part, start, end)
             del queue[0]
     return list(done.values())
-
-
-def _order(remaining: int, parts: int) -> list[tuple[str, int]]:
-    """What a stage with ``remaining`` stages from it on does in one batch."""
-    warm = min(parts, remaining)
-    order = [("forward", part) for part in range(warm)]
-    for part in range(parts):
-        order.append(("backward", part))
-        if warm + part < parts:
-            order.append(("forward", warm + part))
-    return order
 
 
 def decoupled(stages: int, parts: int, until: float) -> list[Work]:

@@ -42,7 +42,7 @@ def swap() -> None:
     sheet.step((3.3, 2.35), 3)
     sheet.text((3.7, 2.35), "the synthesizer learns from g", ha="left")
     sheet.arrow((9.1, 1.6), (2.65, 1.6), BLUE)
-    sheet.text((7.1, 1.88), "mix g + (1 - mix) s", BLUE)
+    sheet.text((7.1, 1.88), "mix g + (1 - mix) factor s", BLUE)
     sheet.step((3.3, 1.05), 4)
     sheet.text((3.7, 1.05), "part A learns from s", ha="left")
     sheet.text(
@@ -66,7 +66,10 @@ KINDS = (
     (
         "recurrent states",
         "h, (h, c)",
-        {"Centered(BasicSynthesizer)": "all tensors joined; their mean\nover the batch taken off"},
+        {
+            "Centered(BasicSynthesizer)": "all tensors joined; the mean of its\n"
+            "messages over the batch taken off",
+        },
     ),
 )
 
@@ -81,7 +84,7 @@ def synthesizers() -> None:
     sheet.arrow((3.9, 11.1), (6.5, 10.9))
     sheet.arrow((3.9, 10.4), (6.5, 10.6))
     sheet.arrow((11.5, 10.75), (12.5, 10.75), BLUE)
-    sheet.text((12.65, 10.75), "message,\nof the trigger's shape", BLUE, ha="left")
+    sheet.text((12.65, 10.75), "message", BLUE, ha="left")
     sheet.axes.plot((0.3, 16.4), (9.75, 9.75), color=GRAY, linewidth=0.8)
     for row, ((kind, shape, names), glyph) in enumerate(zip(KINDS, GLYPHS, strict=True)):
         y = 8.6 - 2.1 * row
@@ -151,18 +154,21 @@ def decouple() -> None:
     places = _network(sheet, 4.4, after)
     for name in dni.interfaces_of(model):
         x = places[name]
-        gap = x + PITCH / 2
-        cut = (gap - 0.22, gap - 0.22)
-        sheet.axes.plot(cut, (3.6, 5.2), color=BLUE, linestyle="--", linewidth=1.8)
-        sheet.arrow((gap + 0.1, 4.4), (gap + 0.1, 2.6))
-        sheet.text((gap + 0.3, 3.2), "h", ha="left")
+        cut = x + PITCH / 2
+        sheet.axes.plot((cut, cut), (3.45, 5.2), color=BLUE, linestyle="--", linewidth=1.8)
         sheet.arrow((x, 2.6), (x, 3.8), BLUE)
         sheet.text((x - 0.2, 3.2), "s", BLUE, ha="right")
-        sheet.box((x + 0.8, 2.1), f"{name}.dni_interface", SYNTHESIZER, 3.9, 0.8, family=MONO)
-    kept = "same modules, same names" if before == after else "other modules"
-    sheet.text((8.35, 0.95), f"{kept}; dashed: a cut; h: the activation")
+        sheet.arrow((cut - 0.28, 4.4), (cut - 0.28, 2.6))
+        sheet.text((cut - 0.45, 3.2), "h", ha="right")
+        sheet.arrow((x + PITCH - 0.8, 3.8), (x + PITCH - 0.8, 2.6), GREEN)
+        sheet.text((x + PITCH - 0.6, 3.2), "g", GREEN, ha="left")
+        sheet.box((x + 1.1, 2.1), f"{name}.dni_interface", SYNTHESIZER, 3.9, 0.8, family=MONO)
+    assert after == before
+    sheet.text((8.35, 0.95), "same modules, same names; dashed: a cut; h: the activation")
     sheet.text(
-        (8.35, 0.4), "s: the synthetic gradient, from which the modules before the cut learn"
+        (8.35, 0.4),
+        "s: the synthetic gradient, for the modules before the cut; "
+        "g: the real one, for the synthesizer",
     )
     sheet.save("decouple")
 

@@ -198,8 +198,15 @@ def test_the_history_as_a_picture(tmp_path):
 
 def test_without_matplotlib_a_plot_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with Monitor(decoupled()[0]) as monitor, pytest.raises(ImportError, match=r"dni-torch\[plot\]"):
+    message = "pip install matplotlib"
+    with Monitor(decoupled()[0]) as monitor, pytest.raises(ImportError, match=message):
         monitor.plot()
+
+
+def test_a_plain_network_has_nothing_to_measure():
+    with Monitor(torch.nn.Linear(2, 2)) as monitor:
+        monitor.read()
+    assert monitor.table() == "no interfaces"
 
 
 def test_measuring_keeps_no_graph():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+import io
 import re
+import runpy
 import shlex
 import sys
 import textwrap
@@ -49,9 +53,33 @@ def test_what_a_page_points_to_is_there(page):
     text = page.read_text()
     for path in re.findall(r"\.\. (?:image|figure):: (\S+)", text):
         assert (page.parent / path).is_file(), path
-    for module in re.findall(r"python -m ((?:examples|benchmarks)\.\w+)", text):
-        path = ROOT / module.replace(".", "/")
-        assert (path / "__main__.py").is_file() or path.with_suffix(".py").is_file(), module
+
+
+COMMAND = re.compile(r"python -m (images|(?:examples|benchmarks|tests|dni)(?:\.\w+)+)([^`#]*)")
+FLAG = re.compile(r"(?<=\s)--[a-z][a-z-]*")
+
+
+@functools.cache
+def help_of(module):
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(sys, "argv", [module, "--help"])
+        with pytest.raises(SystemExit):
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return said.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_commands_of_a_page_are_there_and_know_their_flags(page):
+    text = page.read_text()
+    blocks = [line for line in text.splitlines() if line.startswith("    ")]
+    for command in [*blocks, *re.findall("``(python -m [^`]*)``", text)]:
+        for module, rest in COMMAND.findall(" ".join(command.split())):
+            if module == "tests.compatibility":
+                continue  # it has no flags, and writes a page
+            unknown = set(FLAG.findall(" " + rest)) - set(FLAG.findall(help_of(module)))
+            assert not unknown, (module, unknown)
 
 
 TABLE = re.compile(r"``python -m benchmarks\.evidence ([^`]*--table[^`]*)``")

@@ -6,13 +6,16 @@ import os
 import re
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from benchmarks import recurrent_report
 from examples import pictures
 from images import measured, schedule, sheet, structure, tables, timelines
+from images.__main__ import DRAWN
 
 ROOT = Path(__file__).parents[1]
 INKS = ("BLACK", "GRAY", "GREEN", "BLUE", "RED", "ORANGE", "VIOLET", "BROWN")
@@ -80,15 +83,60 @@ def test_what_the_site_shows_has_a_twin():
     assert not {path.name for path in used if not pictures.twin(path).is_file()}
 
 
-def test_a_drawing_is_two_files(monkeypatch, tmp_path):
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """Where pictures are drawn to."""
     for module in (sheet, timelines, measured):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_a_drawing_is_two_files(folder):
     for draw in (timelines.locks, structure.decouple, measured.limit):
         draw()
-    names = sorted(os.listdir(tmp_path))
+    names = sorted(os.listdir(folder))
     assert names == [
         f"{name}{end}.svg" for name in ("decouple", "limit", "locks") for end in ("-dark", "")
     ]
+
+
+@pytest.mark.parametrize("name", [one for one in DRAWN if not one.startswith("recurrent-")])
+def test_a_drawing_is_what_its_script_draws(folder, name):
+    DRAWN[name]()
+    for made in (folder / f"{name}.svg", folder / f"{name}-dark.svg"):
+        new, kept = made.read_text(), (ROOT / "images" / made.name).read_text()
+        if not all(f"Matplotlib v{matplotlib.__version__}," in text for text in (new, kept)):
+            new, kept = (re.findall("<!-- (.*) -->", text) for text in (new, kept))  # its words
+        assert new == kept, f"python -m images {name}"
+
+
+def test_the_full_unroll_is_the_one_that_the_document_names(monkeypatch, folder):
+    drawn = []
+    monkeypatch.setattr(recurrent_report, "draw_scores", lambda *given: drawn.append(given))
+    measured.copy()
+    ((found, _, _, level),) = drawn
+    assert level == ("full unroll", [25])
+    assert max(window for scores in found.values() for window in scores) == 5
+    measured.rows()
+    found, *_, level = drawn[1]
+    assert level == ("full unroll", [96.3, 96.5, 96.8])
+    assert 28 not in found["BPTT"]
+    other = folder / "README.rst"
+    text = (ROOT / measured.BENCHMARKS).read_text()
+    other.write_text(text.replace("The full unroll solves", "The full unroll reaches"))
+    monkeypatch.setattr(measured, "BENCHMARKS", str(other))
+    with pytest.raises(SystemExit, match="does not say what the full unroll solves"):
+        measured.copy()
+
+
+def test_a_level_is_a_window_that_one_arm_alone_has():
+    found = {"BPTT": {2: [1.0], 28: [3.0]}, "DNI": {2: [2.0]}}
+    rest = {"BPTT": {2: [1.0]}, "DNI": {2: [2.0]}}
+    assert recurrent_report.apart(found, "full unroll") == (rest, ("full unroll", [3.0]))
+    assert recurrent_report.apart(found) == (rest, ("BPTT, windows of 28", [3.0]))
+    assert recurrent_report.apart(rest) == (rest, None)
+    alone = {"BPTT": {2: [1.0], 28: [3.0]}}
+    assert recurrent_report.apart(alone) == (alone, None)
 
 
 def test_a_pipeline_waits_as_long_as_theory_says():

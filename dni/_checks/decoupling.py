@@ -175,6 +175,25 @@ def all_called(never: Sequence[str], who: str) -> None:
         )
 
 
+def not_in_place(changed: Sequence[str], who: str) -> None:
+    if changed:
+        raise ValueError(
+            f"{who}: expected modules whose output stays as it is, got "
+            f"{', '.join(map(repr, changed))}, which what follows changes in place. Use the "
+            "out-of-place operation there (nn.ReLU() for nn.ReLU(inplace=True)), or cut behind it."
+        )
+
+
+def not_at_the_end(names: Sequence[str], who: str) -> None:
+    if names:
+        warnings.warn(
+            f"{who}: {', '.join(map(repr, names))} puts out what the model does; what the loss sends "
+            "there is known at once, and a prediction of it is worse. Leave it out (at='leaves' "
+            "does), or name it.",
+            stacklevel=4,
+        )
+
+
 def refused(error: Exception, who: str) -> NoReturn:
     raise ValueError(
         f"{who}: expected a sample that the model takes (a tensor, a tuple of arguments or a dict "

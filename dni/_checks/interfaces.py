@@ -133,7 +133,7 @@ def plotting() -> Any:
     except ImportError as error:
         raise ImportError(
             "dni.plot: expected matplotlib, got none installed. Install it with `pip install "
-            "dni-torch[plot]`, or write a monitor's numbers with to_csv(path)."
+            "matplotlib`, or write a monitor's numbers with to_csv(path)."
         ) from error
     return figure
 

@@ -63,6 +63,20 @@ def lengths(given: Any, sequence: Tensor, time: int, who: str) -> int:
     return int(given.max())
 
 
+def layout(leaves: Sequence[Tensor], part: Tensor, time: int, who: str) -> None:
+    """PyTorch's states have their batch in the last dimension but one."""
+    if part.dim() < 2:
+        return
+    steps, batch = part.shape[time], part.shape[1 - time]
+    if steps != batch and all(leaf.dim() > 1 and leaf.shape[-2] == steps for leaf in leaves):
+        warnings.warn(
+            f"{who}: expected a state of {batch} rows, the batch of sequences that are "
+            f"{'(batch, time, ...)' if time else '(time, batch, ...)'}; got one of {steps}, which is "
+            f"the length of the window. Is batch_first={not time} meant?",
+            stacklevel=5,
+        )
+
+
 def batch_of_state(leaves: Sequence[Tensor], rows: int, who: str) -> None:
     for leaf in leaves:
         if leaf.dim() < 2 or leaf.shape[-2] != rows:

@@ -144,9 +144,11 @@ def context_shape(leading: torch.Size, width: int, got: Tensor, classes: bool, w
     )
     if not fits or not (classes or got.shape[-1] == width):
         expected = tuple(leading) if classes else (*leading, width)
+        labels = not classes and got.shape == leading
         raise ValueError(
             f"{who}: expected a context of shape {size(expected)}, one for each place of the "
             f"trigger (sizes of 1 are broadcast), got {shape(got)}."
+            + " If these are class labels, make integers of them: .long()." * labels
         )
 
 

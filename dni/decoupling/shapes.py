@@ -33,13 +33,15 @@ def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str
     """What the modules at ``places`` put out first for ``sample``, by their names.
 
     Where nobody insists, those that are never called are left out, and leaves whose output is
-    the model's own.
+    the model's own; others of which that is true are warned of.
     """
     seen: dict[str, Any] = {}
+    versions: dict[str, list[int]] = {}
     names = {module: name for name, module in places.modules.items()}
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-        seen.setdefault(names[module], output)
+        if seen.setdefault(names[module], output) is output:
+            versions[names[module]] = [tensor._version for _, tensor in _trees.tensors(output)]
 
     handles = [module.register_forward_hook(keep) for module in places.modules.values()]
     try:
@@ -48,12 +50,16 @@ def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str
         for handle in handles:
             handle.remove()
     _checks.all_called([name for name in places.named if name not in seen], who)
+    now = {name: [t._version for _, t in _trees.tensors(seen[name])] for name in seen}
     own = {id(tensor) for _, tensor in _trees.tensors(result)}
     ends = [
         name
-        for name in places.leaves & set(seen)
-        if any(id(tensor) in own for _, tensor in _trees.tensors(seen[name]))
+        for name, output in seen.items()
+        if any(id(tensor) in own for _, tensor in _trees.tensors(output))
     ]
+    _checks.not_at_the_end([n for n in ends if n not in places.leaves | places.named], who)
+    ends = [name for name in ends if name in places.leaves]
+    _checks.not_in_place([n for n in seen if n not in ends and now[n] != versions[n]], who)
     found = {name: seen[name] for name in places.modules if name in seen and name not in ends}
     _checks.found_some(bool(found), "modules that the sample reaches", places.modules, who)
     return found

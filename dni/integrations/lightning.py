@@ -1,4 +1,4 @@
-"""For Lightning's ``Trainer``: ``pip install dni-torch[lightning]``.
+"""For Lightning's ``Trainer``; it needs ``lightning``.
 
 In automatic optimisation a decoupled module trains unchanged, in the form that is one graph
 (``unlock=False``, as :func:`dni.decouple` makes it). The early form sends its gradients during

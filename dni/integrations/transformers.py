@@ -1,4 +1,4 @@
-"""For the ``Trainer`` of Transformers: ``pip install dni-torch[transformers]``.
+"""For the ``Trainer`` of Transformers; it needs ``transformers`` and ``accelerate``.
 
 The model is decoupled before it is given to the trainer, and saved after :func:`dni.strip`::
 

@@ -226,6 +226,7 @@ class Loop:
         leaves, rebuild = _trees.flatten(state, WHO)
         if window.state is not None:
             _checks.same_structure(window.state, state, WHO)
+        _checks.layout(leaves, window.parts[0], self.time, WHO)
         if self.lengths is not None:
             _checks.batch_of_state(leaves, len(self.lengths), WHO)
         if torch.is_grad_enabled():

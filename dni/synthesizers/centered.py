@@ -13,10 +13,10 @@ class Centered(nn.Module):
     r"""A synthesizer without the part of its messages that all rows of a batch share.
 
     .. math::
-        s_b = S(h_b, c_b) - \frac{1}{B} \sum_{k=1}^{B} S(h_k, c_k)
+        u_b = S(h_b, c_b) - \frac{1}{B} \sum_{k=1}^{B} S(h_k, c_k)
 
     What a synthesizer says to every row alike moves all activations the same way, step after
-    step: a drift that no loss holds. Behind batch norm the real gradient has no such part at
+    step: a drift that no loss holds. In front of batch norm the real gradient has no such part at
     all. In a recurrent network it also comes back in the bootstrapped target. Without it,
     language models that diverged train, and digits read row by row gain
     (``benchmarks/README.rst``).

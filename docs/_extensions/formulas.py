@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import MathError
+from docutils.utils.math import MathError, toplevel_code
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
@@ -29,6 +29,11 @@ STANDING = dict(zip(FENCES, map(chr, range(0x13A0, 0x13F0)), strict=False))
 ACCENT = re.compile(
     r"\\(?:hat|tilde|bar|vec|dot|check)(?:\s*\{[^{}]*\}|\s*\\[A-Za-z]+|\s+[A-Za-z])(?=\s*_)"
 )
+PAIRS = {"{": "}", r"\left": r"\right"}  # and environments
+PAIRS |= {rf"\{size}l": rf"\{size}r" for size in ("big", "Big", "bigg", "Bigg")}
+NESTED = re.compile(
+    r"\\(?:left|right|[bB]igg?[lr])(?![A-Za-z])|\\(?:begin|end)\{[^{}]*\}|[{}&]|\\\\|\\."
+)
 PRIMES = re.compile("<mo>('+)</mo>")
 SLASH = re.compile("<mo[^>]*>/</mo>")
 
@@ -36,6 +41,7 @@ SLASH = re.compile("<mo[^>]*>/</mo>")
 def mathml(tex: str, block: bool) -> str:
     """``tex`` in MathML, with what docutils does not know or does not space as TeX does."""
     tex = SIZED.sub(lambda found: f"\\{found[1]}{'l' if found[2] else 'r'}", tex)
+    check(tex, rows=block and r"\\" in toplevel_code(tex))
     tex = ACCENT.sub(r"\g<0>{}", tex)
     tex = PLAIN.sub(lambda found: found["grown"] or STANDING[found["fence"]], tex)
     made = str(tex2mathml(re.sub(r"\\dots(?![a-z])", r"\\dotso", tex), as_block=block))
@@ -44,6 +50,21 @@ def mathml(tex: str, block: bool) -> str:
         made = re.sub(f"<mi[^>]*>{character}</mi>", tight(FENCES[fence]), made)
         made = made.replace(character, FENCES[fence])  # within \text
     return SLASH.sub(tight("/"), made).replace(r"\_", "_")
+
+
+def check(tex: str, rows: bool) -> None:
+    """Refuse what does not nest: docutils draws it somehow, or fails. ``rows``: it is a table."""
+    missing: list[str] = []
+    for token in NESTED.findall(tex):
+        if token in PAIRS or token.startswith(r"\begin"):
+            missing.append(PAIRS.get(token) or token.replace("begin", "end"))
+        elif token in PAIRS.values() or token.startswith(r"\end"):
+            if not missing or missing.pop() != token:
+                raise MathError(f"{token} closes nothing")
+        elif token in ("&", r"\\") and not (missing[-1].startswith(r"\end") if missing else rows):
+            raise MathError(f"{token} outside of a table")
+    if missing:
+        raise MathError(f"{missing[-1]} is missing")
 
 
 def tight(character: str) -> str:
@@ -55,8 +76,8 @@ def translated(writer: Any, node: nodes.Node, block: bool) -> str:
     """As above; what cannot be translated is a warning, and so an error, and stays TeX."""
     try:
         return mathml(node.astext(), block)
-    except (MathError, SyntaxError) as error:
-        logging.getLogger(__name__).warning("formula: %s", error, location=node)
+    except Exception as error:  # docutils fails in many ways
+        logging.getLogger(__name__).warning("formula: %s", error or repr(error), location=node)
         return str(writer.encode(node.astext()))
 
 

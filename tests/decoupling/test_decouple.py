@@ -295,6 +295,19 @@ def test_a_dry_run_gives_no_shape_to_cuts_that_wait():
     assert list(dni.interfaces_of(model)) == ["5"]
 
 
+def test_a_type_that_means_the_head_too_is_warned_of():
+    with pytest.warns(UserWarning, match=r"dni.decouple: '6' puts out what the model does"):
+        dni.decouple(mlp(), nn.Linear, sample=images(4))
+
+
+def test_an_operation_in_place_behind_a_cut_is_found_in_the_dry_run():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match=r"got '0', which what follows changes in place"):
+        dni.decouple(model, "0", sample=images(4))
+    assert dni.interfaces_of(model) == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*puts out what the model does")
 @pytest.mark.parametrize("lazy", [False, True], ids=["sample", "lazy"])
 @pytest.mark.parametrize(
     ("at", "cuts"),

@@ -402,3 +402,11 @@ def test_rows_that_have_ended_foresee_nothing():
     assert first[0, 0].abs().min() > 0
     assert bool((first[0, 1] == 0).all())
     assert bool((last == 0).all())
+
+
+def test_a_forgotten_batch_first_is_warned_of():
+    core = nn.GRU(INPUT, HIDDEN, batch_first=True)
+    window = next(dni.windows(torch.randn(4, 9, INPUT), size=4))
+    output, state = core(*window)
+    with pytest.warns(UserWarning, match="got one of 4, .* Is batch_first=True meant"):
+        window.backward(output.sum(), state)
