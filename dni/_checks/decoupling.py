@@ -187,9 +187,9 @@ def not_in_place(changed: Sequence[str], who: str) -> None:
 def not_at_the_end(names: Sequence[str], who: str) -> None:
     if names:
         warnings.warn(
-            f"{who}: {', '.join(map(repr, names))} puts out what the model does; what the loss sends "
-            "there is known at once, and a prediction of it is worse. Leave it out (at='leaves' "
-            "does), or name it.",
+            f"{who}: {', '.join(map(repr, names))} puts out what the model does; what the loss "
+            "sends there is known at once, and a prediction of it is worse. Leave it out "
+            "(at='leaves' does), or name it.",
             stacklevel=4,
         )
 

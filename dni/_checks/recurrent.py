@@ -69,10 +69,10 @@ def layout(leaves: Sequence[Tensor], part: Tensor, time: int, who: str) -> None:
         return
     steps, batch = part.shape[time], part.shape[1 - time]
     if steps != batch and all(leaf.dim() > 1 and leaf.shape[-2] == steps for leaf in leaves):
+        layout = "(batch, time, ...)" if time else "(time, batch, ...)"
         warnings.warn(
-            f"{who}: expected a state of {batch} rows, the batch of sequences that are "
-            f"{'(batch, time, ...)' if time else '(time, batch, ...)'}; got one of {steps}, which is "
-            f"the length of the window. Is batch_first={not time} meant?",
+            f"{who}: expected a state of {batch} rows, the batch of sequences that are {layout}; "
+            f"got one of {steps}, the length of the window. Is batch_first={not time} meant?",
             stacklevel=5,
         )
 

@@ -148,7 +148,8 @@ def context_shape(leading: torch.Size, width: int, got: Tensor, classes: bool, w
         raise ValueError(
             f"{who}: expected a context of shape {size(expected)}, one for each place of the "
             f"trigger (sizes of 1 are broadcast), got {shape(got)}."
-            + " If these are class labels, make integers of them: .long()." * labels
+            + " If these are class labels, make integers of them: .long()."
+            * labels
         )
 
 
