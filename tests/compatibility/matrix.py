@@ -113,7 +113,8 @@ def page() -> str:
 
 def _table(title: str, names: list[str]) -> list[str]:
     lines = [["..", *names], *([row, *(said(row, name) for name in names)] for row in ROWS)]
-    text = [f".. list-table:: {title}", "   :header-rows: 1", "   :stub-columns: 1", ""]
+    text = [f".. list-table:: {title}", "   :header-rows: 1", "   :stub-columns: 1"]
+    text += ["   :class: matrix", ""]
     for cells in lines:
         text += [f"   {'*' if not index else ' '} - {cell}" for index, cell in enumerate(cells)]
     return [*text, ""]
