@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections import OrderedDict, namedtuple
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -516,3 +517,30 @@ def test_a_transform_refuses_a_running_scale_and_says_what_to_build():
 
     with pytest.raises(RuntimeError, match=r"expected normalize=False in torch\.func\.grad"):
         torch.func.grad(loss)(dict(interface.named_parameters()))
+
+
+@pytest.mark.parametrize("steps", [False, True], ids=["erased", "used"])
+def test_early_gradients_that_are_erased_before_they_are_used_are_missed(steps):
+    part, cut = (
+        nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()),
+        dni.BackwardInterface(synthesizer()),
+    )
+    optimizer = torch.optim.SGD(part.parameters(), lr=0.1)
+    for _ in range(3):
+        out = cut(part(torch.randn(3, WIDTH)))
+        if steps:  # part A learns before part B has run: that is what the early form is for
+            optimizer.step()
+        optimizer.zero_grad()
+        with (
+            nullcontext() if steps else pytest.warns(UserWarning, match=r"got a zero_grad\(\) bef")
+        ):
+            out.sum().backward()
+
+
+def test_early_gradients_that_are_kept_or_of_frozen_parts_are_not_missed():
+    cut = dni.BackwardInterface(synthesizer())
+    frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
+    for part in (nn.Linear(WIDTH, WIDTH), frozen):
+        out = cut(part(torch.randn(3, WIDTH, requires_grad=True)))
+        out.sum().backward()
+    assert part.weight.grad is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -166,3 +167,12 @@ def same_shapes(synthetic: Any, real: Any, who: str) -> None:
             f"{who}: expected a synthetic message of the real one's shape, {shape(real)}; got "
             f"{shape(synthetic)}."
         )
+
+
+def erased(who: str) -> None:
+    warnings.warn(
+        f"{who}: expected synthetic gradients, sent during the forward pass, to be kept until the "
+        "optimiser steps; got a zero_grad() before the backward pass, which erased them. Call it "
+        "before the forward pass, or build the interface with unlock=False.",
+        stacklevel=2,
+    )

@@ -19,17 +19,22 @@ windows of a few steps pass on what lies many windows ahead.
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from dni import _checks, _trees
 from dni._autograd import Cut, Weight, weighted
 from dni.contexts import backward_all, deferring
 from dni.interfaces.unidirectional import Prediction, UnidirectionalInterface
+
+NEAR = 50  # nodes of a graph that are looked at
 
 
 class BackwardInterface(UnidirectionalInterface):
@@ -221,9 +226,14 @@ class BackwardInterface(UnidirectionalInterface):
         """``leaves`` with a synthetic gradient sent up, now or with the loss."""
         if self.unlock and not deferring():
             self._sends_in(True)
+            learner = _learner(leaves[0].grad_fn)
             self._send_upstream(leaves, predicted, self._factor)
             fresh = [leaf.detach().requires_grad_() for leaf in leaves]
-            return self._intercept(fresh, predicted, None, 1.0)
+            outputs = self._intercept(fresh, predicted, None, 1.0)
+            if learner is not None and learner.grad is not None:
+                kept = partial(_still_there, weakref.ref(learner), learner._version, self.who)
+                outputs[0].register_hook(kept)  # type: ignore[no-untyped-call]
+            return outputs
         if torch.compiler.is_compiling():
             mix, factor = self._schedule.unbind()
             return self._intercept(leaves, predicted, mix, factor)
@@ -258,6 +268,25 @@ class BackwardInterface(UnidirectionalInterface):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._write_schedule()
         return self
+
+
+def _learner(node: Node | None) -> Tensor | None:
+    """A parameter that a gradient of ``node`` reaches, one of the nearest."""
+    nodes, seen = deque([node] if node is not None else []), 0
+    while nodes and seen < NEAR:
+        node, seen = nodes.popleft(), seen + 1
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            return variable  # type: ignore[no-any-return]
+        nodes.extend(child for child, _ in node.next_functions if child is not None)
+    return None
+
+
+def _still_there(learner: weakref.ref[Tensor], version: int, who: str, gradient: Tensor) -> None:
+    """A hook where the real gradient arrives: was the synthetic one erased, and not used?"""
+    parameter = learner()
+    if parameter is not None and parameter.grad is None and parameter._version == version:
+        _checks.erased(who)
 
 
 def _refuse_second_backward(who: str, gradient: Tensor) -> None:
