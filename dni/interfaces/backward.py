@@ -226,8 +226,8 @@ class BackwardInterface(UnidirectionalInterface):
         """``leaves`` with a synthetic gradient sent up, now or with the loss."""
         if self.unlock and not deferring():
             self._sends_in(True)
-            learner = _learner(leaves[0].grad_fn)
             self._send_upstream(leaves, predicted, self._factor)
+            learner = _learner(leaves[0].grad_fn)
             fresh = [leaf.detach().requires_grad_() for leaf in leaves]
             outputs = self._intercept(fresh, predicted, None, 1.0)
             if learner is not None and learner.grad is not None:
