@@ -41,6 +41,7 @@ from dni import _checks
 RATE = 0.01  # of the running mean: a memory of about a hundred messages
 PRIOR = 1e-30  # the weight of the scale 1, which holds until the first message comes
 NARROW = (torch.float16, torch.bfloat16)
+FAR, OFTEN = 30, 100  # times as large, and in a row: no synthesizer that learns is so far behind
 
 
 class Objective(nn.Module):
@@ -57,9 +58,11 @@ class Objective(nn.Module):
     moments: Tensor | None
     record: Tensor | None
 
-    def __init__(self, normalize: bool, nonfinite: str) -> None:
+    def __init__(self, normalize: bool, nonfinite: str, own_scale: bool = False) -> None:
         super().__init__()
         self.nonfinite = nonfinite
+        self.own_scale = own_scale
+        self._far = 0  # messages in a row of another scale than the synthesizer's own
         start = torch.full((2,), PRIOR, dtype=torch.float32)
         self.register_buffer("moments", start if normalize else None)
         self.register_buffer("record", None, persistent=False)
@@ -100,6 +103,8 @@ class Objective(nn.Module):
         if known is not None and not math.isfinite(known):
             _checks.nonfinite_message(message, self.nonfinite, who)
             return None
+        if known and self.own_scale and self._far < OFTEN:
+            self._compare(known, u, who)
         if snapshot is not None:
             m = m / (self._observe(mean_square, snapshot, who) if learning else _scale(snapshot))
         if self.record is not None:
@@ -128,6 +133,13 @@ class Objective(nn.Module):
             _checks.no_transform(who, error)
             raise
         return _scale(updated)
+
+    def _compare(self, real: float, u: Tensor, who: str) -> None:
+        """Warn once of a synthesizer whose scale is its own, and another than the messages'."""
+        predicted = float(u.square().mean())
+        self._far = self._far + 1 if 0 < FAR**2 * predicted < real else 0
+        if self._far == OFTEN:
+            _checks.scale_is_another(math.sqrt(real / predicted), who)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Objective:
         """``.half()`` and the like leave the buffers wide: a mean square of 1e-10 would be 0."""

@@ -59,6 +59,7 @@ KINDS = (
         "maps",
         "(B, C, H, W)",
         {
+            "LossSynthesizer": "told the labels: predicts the loss",
             "MapSynthesizer": "knows what is where",
             "ConvSynthesizer": "the same at every place",
         },
@@ -93,13 +94,13 @@ def synthesizers() -> None:
         sheet.text((2.75, y - 0.28), shape, ha="left", family=MONO)
         sheet.arrow((5.75, y), (6.5, y))
         for place, (name, note) in enumerate(names.items()):
-            height = y + 0.5 * (len(names) - 1) - place
+            height = y + 0.85 * (0.5 * (len(names) - 1) - place)
             sheet.box((9.0, height), name, SYNTHESIZER, 4.8, 0.72, family=MONO, fontsize=8.5)
             sheet.text((11.7, height), note, ha="left", fontsize=8.5)
     chosen = (
-        "dni.decouple chooses BasicSynthesizer, TokenSynthesizer or MapSynthesizer by the shape"
+        "dni.decouple chooses by the shape, for maps the first with labels and the second without"
     )
-    sheet.text((8.35, 0.75), f"{chosen}, each in Centered.", fontsize=8.5)
+    sheet.text((8.35, 0.75), f"{chosen}, always in Centered.", fontsize=8.5)
     sheet.save("synthesizers")
 
 

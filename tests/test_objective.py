@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -213,3 +216,21 @@ def test_the_scale_follows_the_module():
     interface = dni.BackwardInterface(synthesizer()).to(torch.float64)
     assert interface.objective.moments.dtype == torch.float64
     assert nn.Sequential(interface).to("meta")[0].objective.moments.device.type == "meta"
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(1.0, False), (65536.0, True)])
+def test_an_own_scale_that_is_not_that_of_the_messages_is_warned_of_once(factor, warned):
+    torch.manual_seed(0)
+    last, cut = nn.Linear(WIDTH, 4), dni.BackwardInterface(dni.LossSynthesizer(WIDTH, 4))
+    optimizer = torch.optim.Adam(cut.parameters())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(300):
+            x, y = batch()
+            optimizer.zero_grad()
+            with dni.synthesizer_context(y), dni.defer_backward():
+                dni.backward(F.cross_entropy(last(cut(x.requires_grad_() * 1)), y) * factor)
+            optimizer.step()
+    expected = "expected messages of that scale, but for a hundred .* the loss a sum, or multi.*"
+    found = [one for one in caught if re.search(expected, str(one.message))]
+    assert len(found) == warned

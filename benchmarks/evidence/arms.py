@@ -21,7 +21,7 @@ class Arm:
     heads; ``decay`` brings the network's down to zero in a straight line. ``replay`` messages of
     the last ``keep`` join each regression, or have steps of their own. For ``observe`` steps the
     real gradient passes on. ``average`` is the decay of an applied mean of the synthesizer. What
-    ``hidden`` does not say, :func:`dni.synthesizer_for` does.
+    ``kind`` and ``hidden`` do not say, :func:`dni.synthesizer_for` does.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Arm:
     batch_norm: bool = False  # in the hidden layer of the synthesizer; of 1024, for vectors
     hidden: int | None = None
     n_hidden: int = 1
+    kind: str = ""  # "loss": a LossSynthesizer; "map": for maps a MapSynthesizer, labels or not
 
     def decouple(self, network: nn.Module, at: str, sample: Tensor) -> None:
         """Put what this arm needs behind the modules ``at``."""
@@ -63,9 +64,13 @@ class Arm:
             if self.close:
                 made = dni.ConvSynthesizer(h.shape[1], 1, 256, 1, context_classes=classes)
                 return dni.Centered(made, (0, 2, 3))
+            if self.kind == "loss":
+                shape = tuple(h.shape[1:]) if h.dim() == 4 else h.shape[1]
+                return dni.Centered(dni.LossSynthesizer(shape, CLASSES), 0)
             if self.batch_norm:
                 return dni.Centered(Normed(h.shape[1]))
-            made = dni.synthesizer_for(h, self.n_hidden, self.hidden, context_classes=classes)
+            layers = self.n_hidden if self.kind == "map" or self.n_hidden != 1 else None
+            made = dni.synthesizer_for(h, layers, self.hidden, context_classes=classes)
             made = made.synthesizer if self.plain else made
             return Averaged(made, self.average) if self.average else made
 
@@ -82,6 +87,7 @@ ARMS = {
         Arm("DNI", lr=2e-5, synthesizer_lr=3e-3),
         Arm("DNI replay", lr=6e-5, synthesizer_lr=3e-3, replay=3, decay=True),
         Arm("cDNI", labels=True),
+        Arm("cDNI loss", labels=True, kind="loss"),
         Arm("local loss", "local"),
         Arm("mix 0.1", mix=0.1),
         Arm("mix 0.5", mix=0.5),
@@ -129,6 +135,9 @@ TOLD_TRIALS = {
         Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),
         Arm("cDNI linear", labels=True, n_hidden=0),
         Arm("cDNI close", labels=True, close=True),
+        Arm("cDNI map", labels=True, kind="map"),
+        Arm("cDNI loss decay", labels=True, kind="loss", decay=True),
+        Arm("local decay", "local", decay=True),
         Arm("cDNI average 0.99", labels=True, average=0.99),
         Arm("cDNI replay", labels=True, replay=3),
     )

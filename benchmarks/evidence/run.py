@@ -45,7 +45,7 @@ class Run(NamedTuple):
             content: dict[str, Any] = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise SystemExit(f"{path} is not whole ({error}): remove it.") from None
-        if (content["run"], content["arm"]) != (self._asdict(), vars(ALL[self.arm])):
+        if (content["run"], Arm(**content["arm"])) != (self._asdict(), ALL[self.arm]):
             raise SystemExit(
                 f"{path} is of another run or arm: remove it, or name other --results."
             )

@@ -29,8 +29,7 @@ def yes_or_no(value: Any, name: str, who: str) -> None:
         raise TypeError(f"{who}: expected {name} to be True, False or left out, got {value!r}.")
 
 
-def normalize(value: bool | None, synthesizer: nn.Module, who: str) -> bool:
-    own_scale = bool(getattr(synthesizer, "own_scale", False))
+def normalize(value: bool | None, own_scale: bool, synthesizer: nn.Module, who: str) -> bool:
     if own_scale and value:
         raise ValueError(
             f"{who}: the messages of {type(synthesizer).__name__} have a scale of their own; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -118,6 +119,16 @@ def nonfinite_message(message: Tensor, policy: str, who: str) -> None:
             "cause above this cut, or pass nonfinite='skip' to pass over such messages (with a "
             "GradScaler, overflows are normal)."
         )
+
+
+def scale_is_another(times: float, who: str) -> None:
+    warnings.warn(
+        f"{who}: its synthesizer has a scale of its own (own_scale); expected messages of that "
+        f"scale, but for a hundred of them the real ones were some {times:.0f} times as large as "
+        "the synthetic ones. Is the loss a sum, or multiplied by a GradScaler? Tell the "
+        "synthesizer: scale= of dni.LossSynthesizer, the loss of dni.LocalLossSynthesizer.",
+        stacklevel=2,
+    )
 
 
 def no_transform(who: str, cause: Exception) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from dni._checks.words import is_integer_from, kind, shape, size
+from dni._checks.words import as_number, is_integer_from, kind, shape, size
 
 
 def positive(who: str, **sizes: int | None) -> None:
@@ -172,6 +173,18 @@ def known_layout(output: Any, who: str) -> None:
             f"features) or (batch, channels, height, width), got shape {shape(output)}. Pass a "
             "synthesizer of your own: any module with forward(trigger, context)."
         )
+
+
+def loss_scale(value: Any, who: str) -> float | Callable[[], float]:
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    number = as_number("scale", value, who)
+    if not 0 < number < float("inf"):
+        raise ValueError(
+            f"{who}: scale is what the network's loss is, in mean cross-entropies; expected a "
+            f"number above 0, or a function that returns one, got {value!r}."
+        )
+    return number
 
 
 def local_head(head: Any, loss: Any, who: str) -> None:

@@ -81,7 +81,9 @@ class UnidirectionalInterface(nn.Module):
         _checks.is_synthesizer(synthesizer, self.who)
         _checks.one_of("nonfinite", nonfinite, ("raise", "skip"), self.who)
         self.synthesizer = synthesizer
-        self.objective = Objective(_checks.normalize(normalize, synthesizer, self.who), nonfinite)
+        own_scale = bool(getattr(synthesizer, "own_scale", False))
+        normalize = _checks.normalize(normalize, own_scale, synthesizer, self.who)
+        self.objective = Objective(normalize, nonfinite, own_scale)
         self._sent = False  # during the last forward pass, which was no part of a backward pass
         self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]
 

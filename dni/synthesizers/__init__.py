@@ -21,6 +21,7 @@ from dni.synthesizers.centered import Centered
 from dni.synthesizers.choice import synthesizer_for
 from dni.synthesizers.conv import ConvSynthesizer
 from dni.synthesizers.local import LocalLossSynthesizer
+from dni.synthesizers.loss import LossSynthesizer
 from dni.synthesizers.maps import MapSynthesizer
 from dni.synthesizers.tokens import TokenSynthesizer
 
@@ -29,6 +30,7 @@ __all__ = [
     "TokenSynthesizer",
     "ConvSynthesizer",
     "MapSynthesizer",
+    "LossSynthesizer",
     "LocalLossSynthesizer",
     "Centered",
     "synthesizer_for",

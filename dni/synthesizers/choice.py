@@ -11,6 +11,7 @@ from dni import _checks
 from dni.synthesizers.basic import BasicSynthesizer
 from dni.synthesizers.centered import Centered
 from dni.synthesizers.conv import ConvSynthesizer
+from dni.synthesizers.loss import LossSynthesizer
 from dni.synthesizers.maps import MapSynthesizer
 from dni.synthesizers.tokens import TokenSynthesizer
 
@@ -19,7 +20,7 @@ WIDE, WIDER = 256, 1024  # a hidden layer, at least: for each of many places, fo
 
 def synthesizer_for(
     output: Tensor,
-    n_hidden: int = 1,
+    n_hidden: int | None = None,
     hidden: int | None = None,
     *,
     context_dim: int | None = None,
@@ -32,7 +33,8 @@ def synthesizer_for(
     ======================================  =============================================
     ``(features,)``, ``(batch, features)``  :class:`BasicSynthesizer`
     ``(batch, time, features)``             :class:`TokenSynthesizer`
-    ``(batch, channels, height, width)``    :class:`MapSynthesizer`
+    ``(batch, channels, height, width)``    :class:`LossSynthesizer` if told labels,
+    ..                                      else :class:`MapSynthesizer`
     ======================================  =============================================
 
     It is what :func:`dni.decouple` takes where it is given none. Only the shape is looked at:
@@ -41,7 +43,9 @@ def synthesizer_for(
 
     Args:
         output: what a module puts out.
-        n_hidden: number of hidden layers; 0 is linear (for maps a :class:`ConvSynthesizer` of
+        n_hidden: number of hidden layers; 1 if left out, and none in a
+            :class:`LossSynthesizer`, which is for maps with ``context_classes`` where neither
+            this nor ``hidden`` is given. 0 is linear (for maps a :class:`ConvSynthesizer` of
             1 x 1, which knows no places).
         hidden: their width, or channels; left out, those of ``output``, and at least 1024 for
             vectors, 256 for tokens and maps. Wide ones learn better, whatever the network's
@@ -53,8 +57,8 @@ def synthesizer_for(
         own, float32, under autocast).
 
     Example:
-        >>> dni.synthesizer_for(torch.empty(32, 16, 8, 8), context_classes=10).synthesizer.channels
-        16
+        >>> dni.synthesizer_for(torch.empty(32, 16, 8, 8), context_classes=10).synthesizer.grid
+        (8, 8)
         >>> dni.synthesizer_for(torch.empty(32, 100, 512), n_hidden=0).over
         (0, 1)
     """
@@ -62,7 +66,10 @@ def synthesizer_for(
     contexts: dict[str, Any] = {"context_dim": context_dim, "context_classes": context_classes}
     maps = output.dim() == 4
     width = output.shape[1 if maps else -1]
-    vectors = output.dim() < 3
+    over: int | tuple[int, ...] = (0, 1) if output.dim() == 3 else 0 if maps else -2
+    if maps and context_classes is not None and n_hidden is hidden is None:
+        return like(Centered(LossSynthesizer(output.shape[1:], context_classes), over), output)
+    vectors, n_hidden = output.dim() < 3, 1 if n_hidden is None else n_hidden
     hidden = max(width, WIDER if vectors else WIDE) if hidden is None else hidden
     made: nn.Module
     if maps:
@@ -74,7 +81,6 @@ def synthesizer_for(
     else:
         kind = BasicSynthesizer if vectors else TokenSynthesizer
         made = kind(width, n_hidden, hidden, **contexts)
-    over: int | tuple[int, ...] = (0, 1) if output.dim() == 3 else 0 if maps else -2
     return like(Centered(made, over), output)
 
 

@@ -64,7 +64,7 @@ class MapSynthesizer(nn.Module):
         super().__init__()
         self.channels, height, width = _checks.map_shape(shape, type(self).__name__)
         _checks.at_least_one_hidden(n_hidden, type(self).__name__)
-        self.grid = (_coarse(height), _coarse(width))
+        self.grid = grid_of(height, width, COARSE)
         options: dict[str, Any] = {
             "context_dim": context_dim,
             "context_classes": context_classes,
@@ -86,6 +86,10 @@ class MapSynthesizer(nn.Module):
         return self.close(trigger, context) + spread  # type: ignore[no-any-return]
 
 
-def _coarse(side: int) -> int:
-    """No more than ``COARSE`` blocks a side, of one size where they divide it."""
-    return math.ceil(side / math.ceil(side / COARSE))
+def grid_of(height: int, width: int, most: int) -> tuple[int, int]:
+    """No more than ``most`` blocks a side, of one size where they divide it."""
+    return _blocks(height, most), _blocks(width, most)
+
+
+def _blocks(side: int, most: int) -> int:
+    return math.ceil(side / math.ceil(side / most))

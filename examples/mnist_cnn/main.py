@@ -1,9 +1,9 @@
 """Update unlock for feature maps: synthesizers that know what is where.
 
-The gradient of a map is a map. What a place needs depends on what is there, and in front of the
-linear layer, where each place has weights of its own, also on which place it is. So the
-synthesizer is the sum of a convolution and a coarse view of the whole map; a label, which
-belongs to the whole image, is told to both.
+The gradient of a map is a map. In front of the linear layer, where each place has weights of its
+own, what a place needs depends on which place it is, and on what the whole map shows. Told the
+labels, a synthesizer predicts the loss, by a linear classifier of the map, and sends its gradient;
+without them it is the sum of a convolution and a coarse view of the whole map.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Network(nn.Module):
         )
         self.interfaces = nn.ModuleList(
             dni.BackwardInterface(
-                synthesizer(side // 2**layer, context), unlock=unlock, normalize=normalize
+                synthesizer(side // 2**layer, context),
+                unlock=unlock,
+                normalize=None if normalize else False,
             )
             for layer in range(1, layers + 1 if decoupled else 1)
         )
@@ -59,10 +61,12 @@ class Network(nn.Module):
         return self.output(x.flatten(1))
 
 
-def synthesizer(side: int, context: bool) -> dni.Centered:
-    """One hidden layer, for maps of ``side`` x ``side``."""
-    made = dni.MapSynthesizer((CHANNELS, side, side), context_classes=CLASSES if context else None)
-    return dni.Centered(made, over=0)
+def synthesizer(side: int, context: bool) -> nn.Module:
+    """For maps of ``side`` x ``side``; what :func:`dni.synthesizer_for` would choose."""
+    shape = (CHANNELS, side, side)
+    if context:
+        return dni.Centered(dni.LossSynthesizer(shape, context_classes=CLASSES), over=0)
+    return dni.Centered(dni.MapSynthesizer(shape), over=0)
 
 
 def main() -> None:
