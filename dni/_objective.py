@@ -41,7 +41,7 @@ from dni import _checks
 RATE = 0.01  # of the running mean: a memory of about a hundred messages
 PRIOR = 1e-30  # the weight of the scale 1, which holds until the first message comes
 NARROW = (torch.float16, torch.bfloat16)
-FAR, OFTEN = 30, 100  # times as large, and in a row: no synthesizer that learns is so far behind
+FAR, OFTEN = 30, 100  # times as large, and in a row: the synthesizer does not follow
 
 
 class Objective(nn.Module):
@@ -108,7 +108,8 @@ class Objective(nn.Module):
         if snapshot is not None:
             m = m / (self._observe(mean_square, snapshot, who) if learning else _scale(snapshot))
         if self.record is not None:
-            self.record.add_(_measure(u, m))
+            unit = mean_square.sqrt() if self.own_scale else 1.0
+            self.record.add_(_measure(u / unit, m / unit))
         if not learning:
             return None
         gradient = (u - m).mul_(2 / u.numel())

@@ -30,7 +30,7 @@ class Measurement(NamedTuple):
     """Means over the messages of one cut; zero messages do not count."""
 
     loss: float
-    """The synthesizer's objective; 1 is as good as predicting 0 where it is normalized."""
+    """The synthesizer's objective; 1 is as good as predicting 0, but where it is not normalized."""
     cosine: float
     """Between synthetic and real message; 1 is perfect, 0 is noise."""
     norm_ratio: float

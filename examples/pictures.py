@@ -25,6 +25,7 @@ from matplotlib.text import Text
 WIDE = 7.6  # inches: the column of text of the documentation, at 96 dots an inch
 BLACK, GRAY, GREEN, BLUE = "#222222", "#70757d", "#2e8b3d", "#2a55c8"
 RED, ORANGE, VIOLET, BROWN = "#c83232", "#d07a1c", "#8650b8", "#8a6240"
+PINK = "#c43b8e"
 plt.rcParams |= {
     "svg.hashsalt": "dni",
     "svg.fonttype": "path",

@@ -320,8 +320,9 @@ def test_the_mean_of_micro_batches_is_the_loss_of_the_batch(setting):
     torch.testing.assert_close(losses.mean(), F.cross_entropy(whole(x), y))
 
 
-def test_decoupled_stages_do_the_same_steps_and_exchange_as_much(setting):
-    stages = processes.launch(train_decoupled, 2, replace(setting, hidden=8), 2, 0)
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_decoupled_stages_do_the_same_steps_and_exchange_as_much(setting, hidden):
+    stages = processes.launch(train_decoupled, 2, replace(setting, hidden=hidden), 2, 0)
     assert [list(share.states) for share in stages] == [[1, 2, 3]] * 2
     activations = setting.steps * setting.batch * setting.width * FLOAT
     for share in stages:

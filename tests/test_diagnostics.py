@@ -238,3 +238,19 @@ def test_cuts_that_no_batch_reaches_are_not_waited_for():
         model(x).sum().backward()
     assert "self_attn.out_proj" not in monitor.history()
     assert "linear1" in monitor.history()
+
+
+def test_the_loss_of_a_scale_of_its_own_is_in_units_of_the_messages():
+    class Half(torch.nn.Module):
+        own_scale = True
+
+        def forward(self, trigger, context):
+            return trigger / 2
+
+    cut = dni.UnidirectionalInterface(Half())
+    with dni.diagnostics.Monitor(cut) as monitor:
+        for message in (1e-6 * torch.randn(5, 3), torch.zeros(5, 3)):
+            cut.send(message, message)
+        measured = monitor.read()[""]
+    assert measured.loss == pytest.approx(0.25)
+    assert (measured.cosine, measured.norm_ratio, measured.messages) == pytest.approx((1, 0.5, 1))

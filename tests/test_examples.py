@@ -206,6 +206,22 @@ def test_an_applied_average_learns_what_the_synthesizer_learns():
     assert not torch.equal(averaged.receive(trigger), plain.receive(trigger))  # the mean lags
 
 
+def test_a_scale_for_each_feature_regresses_each_in_its_units():
+    pieces = importlib.import_module("benchmarks.evidence.pieces")
+    plain = dni.BasicSynthesizer(3, n_hidden=1)
+    made = pieces.PerFeature(copy.deepcopy(plain), 3, rate=1.0)
+    scale, trigger = torch.tensor([1.0, 10.0, 100.0]), torch.randn(5, 3)
+    message = torch.randn(5, 3)
+    message /= message.square().mean(0).sqrt()
+    for synthesizer, real in ((plain, message), (made, message * scale)):
+        interface = dni.UnidirectionalInterface(synthesizer, normalize=False)
+        for _ in range(2):  # the first shows the scale
+            interface.zero_grad()
+            interface.send(real, trigger)
+    for one, other in zip(plain.parameters(), made.synthesizer.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
 def test_the_limit_of_prediction_is_measured(monkeypatch, tmp_path, capsys):
     limit = importlib.import_module("benchmarks.evidence.limit")
     path = tmp_path / "limit.json"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dni
-from benchmarks.evidence.pieces import Averaged, Normed, Nothing, head_for
+from benchmarks.evidence.pieces import Averaged, Normed, Nothing, PerFeature, head_for
 from examples.data import CLASSES
 
 
@@ -20,8 +20,9 @@ class Arm:
     ``lr`` is Adam's rate for the network, ``synthesizer_lr`` that for its synthesizers or local
     heads; ``decay`` brings the network's down to zero in a straight line. ``replay`` messages of
     the last ``keep`` join each regression, or have steps of their own. For ``observe`` steps the
-    real gradient passes on. ``average`` is the decay of an applied mean of the synthesizer. What
-    ``kind`` and ``hidden`` do not say, :func:`dni.synthesizer_for` does.
+    real gradient passes on. ``average`` is the decay of an applied mean of the synthesizer. With
+    ``trust`` what is sent is multiplied by the cosine of the last fifty messages. What ``kind`` and
+    ``hidden`` do not say, :func:`dni.synthesizer_for` does.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Arm:
     batch_norm: bool = False  # in the hidden layer of the synthesizer; of 1024, for vectors
     hidden: int | None = None
     n_hidden: int = 1
+    per_feature: bool = False  # a scale for each feature of a message
+    trust: bool = False
     kind: str = ""  # "loss": a LossSynthesizer; "map": for maps a MapSynthesizer, labels or not
 
     def decouple(self, network: nn.Module, at: str, sample: Tensor) -> None:
@@ -72,6 +75,7 @@ class Arm:
             layers = self.n_hidden if self.kind == "map" or self.n_hidden != 1 else None
             made = dni.synthesizer_for(h, layers, self.hidden, context_classes=classes)
             made = made.synthesizer if self.plain else made
+            made = PerFeature(made, h.shape[1]) if self.per_feature else made
             return Averaged(made, self.average) if self.average else made
 
         return build
@@ -112,6 +116,9 @@ TRIALS = {
         Arm("hidden 2048", lr=2e-5, synthesizer_lr=3e-3, hidden=2048),
         Arm("two layers", lr=2e-5, synthesizer_lr=3e-3, n_hidden=2),
         Arm("batch norm", lr=2e-5, synthesizer_lr=3e-3, batch_norm=True),
+        Arm("per feature", lr=2e-5, synthesizer_lr=3e-3, per_feature=True),
+        Arm("trust", lr=2e-5, synthesizer_lr=3e-3, trust=True),
+        Arm("1e-3 1e-3 trust", trust=True),
         Arm("uncentred DNI", lr=2e-5, synthesizer_lr=3e-3, plain=True),
         Arm("raw DNI slow", raw=True, plain=True, lr=2e-5, synthesizer_lr=3e-3),
         # about "DNI replay"
@@ -131,6 +138,7 @@ TOLD_TRIALS = {
         Arm("cDNI decay", labels=True, decay=True),
         Arm("cDNI 3e-4 3e-3", labels=True, lr=3e-4, synthesizer_lr=3e-3),
         Arm("uncentred cDNI", labels=True, plain=True),
+        Arm("cDNI per feature", labels=True, per_feature=True),
         Arm("cDNI hidden 256", labels=True, hidden=256),
         Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),
         Arm("cDNI linear", labels=True, n_hidden=0),

@@ -59,6 +59,32 @@ class Averaged(nn.Module):
         return learnt + gap
 
 
+class PerFeature(nn.Module):
+    """A synthesizer of vectors that regresses each feature of a message in a scale of its own."""
+
+    def __init__(self, synthesizer: nn.Module, width: int, rate: float = 0.01) -> None:
+        super().__init__()
+        self.synthesizer = synthesizer
+        self.rate = rate
+        self.register_buffer("square", torch.ones(width))
+
+    def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
+        """The synthesizer's message, each feature in its scale."""
+        unit: Tensor = self.synthesizer(trigger, context)
+        scale = self.square.sqrt()
+        if not unit.requires_grad:
+            return unit * scale
+
+        def learn(gradient: Tensor) -> Tensor:
+            real = (unit * scale).detach() - gradient * (unit.numel() / 2)
+            self.square.lerp_(real.square().mean(0), self.rate)
+            return gradient / scale.clamp_min(1e-6) ** 2
+
+        message = unit * scale
+        message.register_hook(learn)
+        return message
+
+
 def head_for(h: Tensor) -> nn.Module:
     """A linear classifier of features, or of maps that are averaged to 4 x 4."""
     if h.dim() == 4:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.evidence.run import Run
 from examples import pictures
-from examples.pictures import BLACK, BLUE, BROWN, GRAY, GREEN, ORANGE, RED, VIOLET, WIDE
+from examples.pictures import BLACK, BLUE, BROWN, GRAY, GREEN, ORANGE, PINK, RED, VIOLET, WIDE
 
 TICKS = (1, 2, 5, 10, 20, 50)
 COLORS = {
@@ -21,6 +21,7 @@ COLORS = {
     "DNI": VIOLET,
     "DNI replay": ORANGE,
     "cDNI": BLUE,
+    "cDNI loss": PINK,
     "local loss": GREEN,
 }
 Outcomes = dict[tuple[str, str], list[dict[str, Any]]]  # by network and arm, a run per seed

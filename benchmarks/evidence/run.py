@@ -125,6 +125,9 @@ def train(
                     optimizer.zero_grad()
                 regression.backward()
             optimizer.step()
+            if arm.trust and step % 50 == 0:
+                for name, one in monitor.read().items():
+                    cuts[name].factor = max(one.cosine, 0.0)
             if step % max(1, run.steps // 6) == 0 or step == run.steps:
                 curve.append((step, error_rate(network, images, takes_labels=False)))
                 cosines = {name: one.cosine for name, one in monitor.read().items()}

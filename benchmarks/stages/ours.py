@@ -1,9 +1,9 @@
 """Decoupled stages on the same network, split and samples: the arm that all others are for.
 
-Each stage trains on a batch as soon as it has one. Its synthesizer is conditioned on labels; its
-hidden layer (``--hidden``) is an eighth as wide as the network, which is what it costs. ``pieces``
-is how many parts a batch is trained on in, before the optimiser steps: unlike a pipeline's, they
-fill nothing, and only bound what is held at once.
+Each stage trains on a batch as soon as it has one. Its synthesizer is told the labels, and predicts
+a loss; ``--hidden`` makes it a perceptron. ``pieces`` is how many parts a batch is trained on in,
+before the optimiser steps: unlike a pipeline's, they fill nothing, and only bound what is held at
+once.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def train_decoupled(rank: int, folder: str, setting: Setting, pieces: int, queue
         sample=setting.batch_of(data, 0)[0][:2],
         optimizer=adam,
         loss=F.cross_entropy,
-        synthesizer=lambda h: dni.synthesizer_for(
-            h, hidden=setting.hidden, context_classes=CLASSES
-        ),
+        synthesizer=lambda h: synthesizer(h, setting.hidden, pieces),
         queue=queue,
         accumulate=pieces,
         place=Place(rank, setting.stages, f"file://{Path(folder, 'store')}"),
@@ -57,6 +55,13 @@ def train_decoupled(rank: int, folder: str, setting: Setting, pieces: int, queue
                 clock.tick()
     counters = [end.channel.counters.bytes_sent for end in stage.ends]
     return Share(clock.states, clock.stamps, clock.busy, held.peak, sum(counters))
+
+
+def synthesizer(h: Tensor, hidden: int, pieces: int) -> nn.Module:
+    """A predicted loss, of which each piece is a part; or a perceptron with ``hidden`` units."""
+    if hidden:
+        return dni.synthesizer_for(h, hidden=hidden, context_classes=CLASSES)
+    return dni.Centered(dni.LossSynthesizer(h.shape[1], CLASSES, scale=1 / pieces))
 
 
 def batches(setting: Setting, data: Images, pieces: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -45,8 +45,8 @@ class Setting:
     steps: int = 60
     warmup: int = 10
     norm: bool = True
-    hidden: int = 128
-    """Of our synthesizers."""
+    hidden: int = 0
+    """Of our synthesizers, where they are perceptrons; 0: they predict a loss."""
     pace: float = 1.0
     """Their rate over the network's."""
 

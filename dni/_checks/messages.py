@@ -126,7 +126,8 @@ def scale_is_another(times: float, who: str) -> None:
         f"{who}: its synthesizer has a scale of its own (own_scale); expected messages of that "
         f"scale, but for a hundred of them the real ones were some {times:.0f} times as large as "
         "the synthetic ones. Is the loss a sum, or multiplied by a GradScaler? Tell the "
-        "synthesizer: scale= of dni.LossSynthesizer, the loss of dni.LocalLossSynthesizer.",
+        "synthesizer: scale= of dni.LossSynthesizer, the loss of dni.LocalLossSynthesizer. If it "
+        "is not, the synthesizer is slow: give it a larger rate.",
         stacklevel=2,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -87,7 +86,7 @@ def feature_width(tensor: Tensor, width: int, who: str) -> None:
 def maps(tensor: Tensor, channels: int, who: str) -> None:
     if tensor.dim() != 4 or tensor.shape[1] != channels:
         hint = (
-            f"Build it with channels={tensor.shape[1]}"
+            f"Build it for {tensor.shape[1]} channels"
             if tensor.dim() == 4
             else "For plain features use dni.BasicSynthesizer"
         )
@@ -175,9 +174,15 @@ def known_layout(output: Any, who: str) -> None:
         )
 
 
-def loss_scale(value: Any, who: str) -> float | Callable[[], float]:
-    if callable(value):
-        return value  # type: ignore[no-any-return]
+def class_count(value: Any, who: str) -> None:
+    if not is_integer_from(1, value):
+        raise ValueError(
+            f"{who}: expected context_classes, the number of classes, as an integer from 1, got "
+            f"{value!r}."
+        )
+
+
+def loss_scale(value: Any, who: str) -> float:
     number = as_number("scale", value, who)
     if not 0 < number < float("inf"):
         raise ValueError(

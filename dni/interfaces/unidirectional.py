@@ -42,14 +42,15 @@ class UnidirectionalInterface(nn.Module):
         normalize: regress the message divided by its running root mean square, and
             scale predictions back (:mod:`dni._objective`); left out, yes, unless the
             synthesizer says that its messages have a scale of their own
-            (:class:`dni.LocalLossSynthesizer`). Under a frozen synthesizer the
-            scale stays what it is: 1, if it never learnt. Weights that were saved without
-            a scale, by an older library say, load into ``normalize=False``.
+            (:class:`dni.LossSynthesizer`, :class:`dni.LocalLossSynthesizer`). Under a frozen
+            synthesizer the scale stays what it is: 1, if it never learnt. Weights that were
+            saved without a scale, by an older library say, load into ``normalize=False``.
         nonfinite: what to do with a real message that holds NaN or Inf: ``"raise"`` an
             error that names the interface, or ``"skip"`` it. Either way the synthesizer
             does not learn from it; what ``mix`` sends upstream is what came. The check
-            reads one number per message, for which the host waits on an accelerator. A
-            compiled region neither waits nor raises: it skips.
+            reads one number per message (two, where the synthesizer has a scale of its
+            own), for which the host waits on an accelerator. A compiled region neither
+            waits nor raises: it skips.
         name: how errors call this interface.
 
     Shapes:

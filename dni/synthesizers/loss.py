@@ -1,9 +1,9 @@
-r"""A synthesizer that predicts the loss, and sends its gradient.
+r"""A synthesizer whose message is the gradient of a classifier that it has learnt.
 
-What the gradient of a classifier looks like is known before anything is learnt: the error of its
+What such a gradient looks like is known before anything is learnt: the error of the classifier's
 output, carried back by its weights. It is large for the few samples that are told wrong, and
 next to nothing for the others. A perceptron has to learn that from examples, again whenever the
-network has moved. Here it is built in, and what is left to learn is a linear classifier::
+network has moved. Here it is built in, and what is left to learn are the weights::
 
     trigger h ---> W h + b ---> softmax ---> p              1. what lies above, as it would be
                                              |
@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ from dni import _checks
 from dni.synthesizers.maps import grid_of
 
 FINE = 16  # places a side, at most, of what is seen of a map
+IGNORED = -100  # as a label: F.cross_entropy's
+LARGE = 3.0  # a mean square of activations that batch norm seldom leaves
 
 
 class LossSynthesizer(nn.Module):
@@ -43,33 +46,32 @@ class LossSynthesizer(nn.Module):
     that its gradient is the real one. It starts at :math:`W = 0`. Behind a cut in front of the last
     layer of a network it can be exact.
 
-    Its messages have a scale of their own: how much larger they are than :math:`W` says how sure
-    the network is. What a loss is multiplied by it has to be told.
+    It is for networks that are trained by a mean cross-entropy, without class weights; with batch
+    norm it learns best. Its messages have a scale of their own, since how large they are beside
+    :math:`W` says how sure the network is: what the loss is multiplied by it has to be told.
 
-    Of a map it sees the means over at most 16 x 16 blocks, each with weights of its own, and
-    spreads what it says over their places.
+    Of a map it sees the means over at most 16 x 16 blocks, each with weights of its own (for 1000
+    classes that is a large layer), and spreads what it says over their places.
 
     Args:
         shape: number of features, or ``(channels, height, width)``. Maps of other heights and
             widths are seen on the same grid.
         context_classes: number of classes.
         scale: what the network's loss is, in mean cross-entropies: 1 for the mean over a batch,
-            the number of rows for their sum, a part where gradients are accumulated. A number, or
-            a function that is asked each time, as ``scaler.get_scale`` of a GradScaler.
+            the number of rows for their sum, 1/4 where four batches are accumulated. A number, or
+            a function that is asked each time: ``lambda: scaler.get_scale()`` with a GradScaler.
 
     Shapes:
         trigger and message: ``(..., features)``, or ``(N, channels, H, W)``; context: integer
-        labels ``(...)`` or ``(N,)``, or floating-point vectors of ``context_classes``
-        probabilities, of mixed or smoothed labels.
+        labels ``(...)`` or ``(N,)``, where -100 is a row without a label, that the loss leaves out;
+        or floating-point vectors of ``context_classes`` probabilities, of mixed or smoothed labels.
 
     Example:
         >>> h, y = torch.randn(5, 8, requires_grad=True), torch.tensor([0, 1, 2, 0, 1])
         >>> head, synthesizer = torch.nn.Linear(8, 3), dni.LossSynthesizer(8, context_classes=3)
         >>> synthesizer(h, y).abs().max() == 0    # a new one says nothing
         tensor(True)
-        >>> _ = synthesizer.load_state_dict({    # as if it had learnt
-        ...     **synthesizer.state_dict(), "bias": head.bias, "labels.weight": head.weight.T
-        ... })
+        >>> _ = synthesizer.classifier.load_state_dict(head.state_dict())    # as if it had learnt
         >>> torch.nn.functional.cross_entropy(head(h), y).backward()
         >>> torch.allclose(synthesizer(h, y), h.grad)
         True
@@ -85,17 +87,16 @@ class LossSynthesizer(nn.Module):
     ) -> None:
         super().__init__()
         who = type(self).__name__
-        _checks.positive(who, context_classes=context_classes)
-        self.scale = _checks.loss_scale(scale, who)
+        _checks.class_count(context_classes, who)
+        self.scale = scale if callable(scale) else _checks.loss_scale(scale, who)
         self.grid: tuple[int, int] | None = None
-        if isinstance(shape, int):
-            _checks.positive(who, shape=shape)
-            self.features = features = shape
-        else:
+        if isinstance(shape, Sequence):
             self.features, height, width = _checks.map_shape(shape, who)
             self.grid = grid_of(height, width, FINE)
-            features = self.features * math.prod(self.grid)
-        self.classifier = nn.Linear(features, context_classes)
+        else:
+            _checks.positive(who, shape=shape)
+            self.features = int(shape)
+        self.classifier = nn.Linear(self.features * math.prod(self.grid or ()), context_classes)
         for parameter in self.classifier.parameters():
             nn.init.zeros_(parameter)
 
@@ -106,20 +107,28 @@ class LossSynthesizer(nn.Module):
             return self._gradient(trigger, context)
         _checks.maps(trigger, self.features, type(self).__name__)
         blocks = F.adaptive_avg_pool2d(trigger, self.grid)
-        seen = self._gradient(blocks.flatten(1), context).view_as(blocks)
-        places = trigger.shape[2:].numel() / math.prod(self.grid)  # in a block
-        return F.interpolate(seen, trigger.shape[2:]) / places
+        places = max(1.0, trigger.shape[2:].numel() / math.prod(self.grid))  # in a block
+        said = self._gradient(blocks.flatten(1), context, places).view_as(blocks)
+        return _spread(said, trigger)
 
-    def _gradient(self, h: Tensor, context: Any) -> Tensor:
-        """``scale / N * W^T (p - y)``."""
-        rows, weight = max(1, h.shape[:-1].numel()), self.classifier.weight
-        error = self.classifier(h).softmax(-1) - self._one_hot(context, h)
-        scale = (self.scale() if callable(self.scale) else self.scale) / rows
-        message = error.matmul(weight).to(weight.dtype) * scale  # not narrow: it may be 1e-8
-        return _steered(message, message.numel() / 2 / scale**2 / _square(error))
+    def _gradient(self, h: Tensor, context: Any, places: float = 1.0) -> Tensor:
+        """``scale / N * W^T (p - y)``, and what it learns by."""
+        weight = self.classifier.weight
+        y, known = self._labels(context, h)
+        scores = _Weighted.apply(self.classifier(h), _step(h))  # type: ignore[no-untyped-call]
+        error = (scores.softmax(-1) - y) * known
+        scale = self.scale
+        if callable(scale):
+            scale = _checks.loss_scale(scale(), type(self).__name__)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        rows = known.expand(*h.shape[:-1], 1).sum(dtype=wide).clamp_min(1)
+        share = scale / rows  # of a row in the loss
+        message = error.matmul(weight).to(weight.dtype) * share  # not narrow: it may be 1e-8
+        factor = message.numel() * places**2 / (2 * share**2 * _square(error))
+        return _Weighted.apply(message, factor)  # type: ignore[no-untyped-call, no-any-return]
 
-    def _one_hot(self, context: Any, h: Tensor) -> Tensor:
-        """Labels as vectors; vectors as they are."""
+    def _labels(self, context: Any, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels as vectors, and for each row whether it has one."""
         classes, who = self.classifier.out_features, type(self).__name__
         _checks.context_given(context, classes, who)
         labels = not context.is_floating_point()
@@ -127,29 +136,62 @@ class LossSynthesizer(nn.Module):
             _checks.labels_allowed(context, classes, classes, who)
         _checks.context_shape(h.shape[:-1], classes, context, labels, who)
         if not labels:
-            return context.to(self.classifier.weight.dtype)  # type: ignore[no-any-return]
+            return context.to(h.dtype), torch.ones_like(context[..., :1], dtype=torch.bool)
+        known = context != IGNORED
         try:
-            return F.one_hot(context.long(), classes)
+            return F.one_hot(torch.where(known, context, 0).long(), classes), known.unsqueeze(-1)
         except RuntimeError as error:
             _checks.labels_in_range(error, context, classes, who)
 
     def extra_repr(self) -> str:
         """What ``print(synthesizer)`` says of it."""
-        return f"grid={self.grid}, scale={self.scale}"
+        scale = "asked" if callable(self.scale) else f"{self.scale:g}"
+        return f"grid={self.grid}, scale={scale}"
 
 
-def _square(error: Tensor) -> Tensor:
-    """Over all rows; of classifiers that err no more, what rounding leaves."""
-    wide = error.detach().float()
-    return wide.square().sum().clamp_min(1e-6)
-
-
-def _steered(message: Tensor, factor: Tensor) -> Tensor:
-    r"""``message``, whose gradients are multiplied by ``factor``.
+class _Weighted(torch.autograd.Function):
+    r"""The identity; backward, ``factor`` times the gradient.
 
     Of :math:`2 (s - m) / n`, the gradient of a mean square, which is tiny, it makes one that moves
     :math:`W` by its own error: with :math:`\delta = p - y` and :math:`s = a \, W^T \delta`,
 
-    .. math:: \frac{1}{\lVert \delta \rVert^2} \sum \delta \, \frac{(s - m)^T}{a}
+    .. math:: \frac{1}{\lVert \delta \rVert^2} \sum \delta \, \frac{(s - m)^T}{a} ,
+
+    and what reaches :math:`W` by way of :math:`p` besides, times :func:`_step`.
     """
-    return message.detach() + factor * (message - message.detach())
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor, factor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return (gradient * factor).to(gradient.dtype), None
+
+
+def _square(error: Tensor) -> Tensor:
+    """Over all rows; of a classifier that errs no more, what rounding leaves."""
+    return error.detach().float().square().sum().clamp_min(1e-6)
+
+
+def _step(h: Tensor) -> Tensor:
+    """1, and less for large activations: a step of the weights moves their scores far."""
+    return (LARGE / h.detach().float().square().mean().clamp_min(LARGE)).square()
+
+
+def _spread(said: Tensor, like: Tensor) -> Tensor:
+    """The gradient of the means over blocks, as ``F.adaptive_avg_pool2d`` takes them."""
+    if said.shape == like.shape:
+        return said
+    rows, columns = (
+        F.adaptive_avg_pool1d(torch.eye(side, dtype=said.dtype, device=said.device)[None], blocks)
+        for side, blocks in zip(like.shape[2:], said.shape[2:], strict=True)
+    )
+    return rows[0].matmul(said).matmul(columns[0].t())
