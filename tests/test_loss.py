@@ -109,8 +109,9 @@ def test_what_it_learns_from_is_the_error_of_its_weights(factor):
     )
 
 
-@pytest.mark.parametrize("factor", [1.0, 1e4])
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+@pytest.mark.parametrize(
+    ("factor", "kind"), [(1.0, torch.optim.Adam), (1e4, torch.optim.SGD)], ids=["Adam", "SGD"]
+)
 @pytest.mark.parametrize("shape", [(WIDTH,), (1, 2, 3), (1, 32, 2)])
 def test_the_last_layer_is_found_in_the_scale_that_was_told(factor, kind, shape):
     """Of a map of 32 places a side, each block is two of them."""
