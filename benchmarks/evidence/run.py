@@ -125,10 +125,11 @@ def train(
                     optimizer.zero_grad()
                 regression.backward()
             optimizer.step()
-            if arm.trust and step % 50 == 0:
-                for name, one in monitor.read().items():
-                    cuts[name].factor = max(one.cosine, 0.0)
-            if step % max(1, run.steps // 6) == 0 or step == run.steps:
-                curve.append((step, error_rate(network, images, takes_labels=False)))
+            look = step % max(1, run.steps // 6) == 0 or step == run.steps
+            if look or (arm.trust and step % 50 == 0):
                 cosines = {name: one.cosine for name, one in monitor.read().items()}
+            for name in cosines if arm.trust else ():
+                cuts[name].factor = max(cosines[name], 0.0)
+            if look:
+                curve.append((step, error_rate(network, images, takes_labels=False)))
     return curve, cosines
