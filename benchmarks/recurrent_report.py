@@ -1,4 +1,4 @@
-"""Tables and pictures of the benchmarks of short windows."""
+"""Pictures of short windows."""
 
 from __future__ import annotations
 
@@ -23,45 +23,6 @@ Scores = dict[str, dict[int, list[float]]]  # by arm and window, over the seeds
 Level = tuple[str, list[float]]  # a name and the seeds of what all windows are compared with
 
 
-def scores(lines: list[dict[str, Any]]) -> Scores:
-    """By arm and window, over the seeds."""
-    found: Scores = {}
-    for line in sorted(lines, key=lambda line: line["arm"]["window"]):
-        by_window = found.setdefault(line["name"], {})
-        by_window.setdefault(line["arm"]["window"], []).append(line["score"])
-    return found
-
-
-def apart(found: Scores, label: str = "") -> tuple[Scores, Level | None]:
-    """The scores without the longest window, and that one, if one arm of several alone has it."""
-    full = max(window for by_window in found.values() for window in by_window)
-    names = [name for name, by_window in found.items() if full in by_window]
-    if len(names) > 1 or len(found) == 1:
-        return found, None
-    (name,) = names
-    rest = {window: seeds for window, seeds in found[name].items() if window != full}
-    level = (label or f"{name}, windows of {full}", found[name][full])
-    return found | {name: rest}, level
-
-
-def table(lines: list[dict[str, Any]]) -> None:
-    """Medians over the seeds, and their range."""
-    found = scores(lines)
-    windows = sorted({window for by_window in found.values() for window in by_window})
-    print(f"{'window':24s}" + "".join(f"{window:>22d}" for window in windows))
-    for name, by_window in found.items():
-        cells = []
-        for window in windows:
-            seeds = by_window.get(window, [])
-            text = (
-                f"{statistics.median(seeds):.4g} ({min(seeds):.4g}-{max(seeds):.4g})"
-                if seeds
-                else ""
-            )
-            cells.append(f"{text:>22s}")
-        print(f"{name:24s}" + "".join(cells))
-
-
 def draw_cost(rows: list[dict[str, Any]], path: Path) -> None:
     """Time and memory, side by side."""
     figure, panels = plt.subplots(1, 2, figsize=(WIDE, 3.0), layout="constrained")
@@ -81,7 +42,7 @@ def draw_cost(rows: list[dict[str, Any]], path: Path) -> None:
     pictures.save(figure, path)
 
 
-def draw_scores(found: Scores, title: str, path: Path, level: Level | None = None) -> None:
+def draw_scores(found: Scores, title: str, path: Path, level: Level) -> None:
     """Score against window, a line for each arm, a band over the seeds; a level right across."""
     figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
     for number, (name, short) in enumerate(found.items()):
@@ -91,8 +52,7 @@ def draw_scores(found: Scores, title: str, path: Path, level: Level | None = Non
         axes.plot(list(short), middle, style, marker="o", ms=4, label=name, color=color)
         low, high = map(min, short.values()), map(max, short.values())
         axes.fill_between(list(short), list(low), list(high), color=color, alpha=0.15, linewidth=0)
-    if level:
-        axes.axhline(statistics.median(level[1]), color=GRAY, ls=":", label=level[0])
+    axes.axhline(statistics.median(level[1]), color=GRAY, ls=":", label=level[0])
     windows = sorted({window for by_window in found.values() for window in by_window})
     axes.set(xscale="log", xlabel="window", title=title)
     axes.set_xticks(windows, labels=map(str, windows))

@@ -70,8 +70,8 @@ def load(source: str | None = None) -> Images:
 def name_of(source: str | None = None) -> str:
     """What :func:`load` would find: digits, mnist, cifar10, or a folder's name for other images."""
     source = _source(source)
-    if source in ("digits", "mnist"):
-        return source
+    if source in ("digits", "mnist", "cifar10"):
+        return source  # a name, for tables of what is there already
     if (Path(source) / SHEETS["test"][0]).is_file():
         return "cifar10"
     files = {name: _find(Path(source), name) for name in SHA256}

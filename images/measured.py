@@ -7,6 +7,9 @@ import re
 import matplotlib.pyplot as plt
 
 from benchmarks import recurrent_report
+from benchmarks.evidence.report import outcomes
+from benchmarks.evidence.run import RESULTS, grid
+from benchmarks.evidence.subjects import SUBJECTS
 from examples import pictures
 from examples.pictures import BLUE, GREEN, ORANGE, WIDE
 from images.sheet import FOLDER
@@ -55,10 +58,20 @@ def cost() -> None:
 
 
 def rows() -> None:
-    """Digits row by row."""
-    title = "Digits row by row: test accuracy, %"
-    found = _scores("T = 7", "T = 28")
-    level = ("full unroll", found["BPTT"].pop(28))
+    """Digits row by row, from the outcomes of ``benchmarks.evidence``."""
+    networks = [name for name in SUBJECTS if name.startswith("rows")]
+    found: recurrent_report.Scores = {}
+    level = ("full unroll", list[float]())
+    runs = grid(networks, ["BPTT", "DNI", "cDNI"], 3, 1200, 100, "mnist")
+    for (network, arm), finished in outcomes(runs, RESULTS).items():
+        if not finished:
+            raise SystemExit(f"{arm} of {network} has not been run: python -m benchmarks.evidence")
+        scores = [one["score"] for one in finished]
+        if network == "rows":
+            level[1].extend(scores)
+        else:
+            found.setdefault(arm, {})[finished[0]["arm"]["window"]] = scores
+    title = "Digits row by row: test error, %"
     recurrent_report.draw_scores(found, title, FOLDER / "recurrent-rows.png", level)
 
 

@@ -74,18 +74,28 @@ def help_of(module):
 def test_the_commands_of_a_page_are_there_and_know_their_flags(page):
     text = page.read_text()
     blocks = [line for line in text.splitlines() if line.startswith("    ")]
-    for command in [*blocks, *re.findall("``(python -m [^`]*)``", text)]:
+    for command in [*blocks, *re.findall("``(python -m [^`]*)``", " ".join(text.split()))]:
         for module, rest in COMMAND.findall(" ".join(command.split())):
             if module == "tests.compatibility":
                 continue  # it has no flags, and writes a page
             unknown = set(FLAG.findall(" " + rest)) - set(FLAG.findall(help_of(module)))
             assert not unknown, (module, unknown)
+            if re.match(r"\s+[^\s-]", rest):  # a file or a name, which the module has to take
+                assert "positional arguments" in help_of(module), (module, rest)
 
 
 TABLE = re.compile(r"``python -m benchmarks\.evidence ([^`]*--table[^`]*)``")
 
 
-@pytest.mark.parametrize("name", ["README.rst", "docs/results.rst"])
+PRINTED = [
+    "README.rst",
+    "docs/results.rst",
+    "benchmarks/README.rst",
+    "examples/row_mnist/README.rst",
+]
+
+
+@pytest.mark.parametrize("name", PRINTED)
 def test_a_table_is_what_its_command_prints(name, monkeypatch, capsys):
     text = (ROOT / name).read_text()
     commands = [shlex.split(found) for found in TABLE.findall(" ".join(text.split()))]

@@ -132,7 +132,7 @@ def test_the_evidence_runs_goes_on_and_prints_a_table(monkeypatch, tmp_path, cap
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(files) == 4
     outcome = json.loads(next(iter(files)).read_text())
-    assert outcome["curve"][-1] == [6, outcome["error"]]
+    assert outcome["curve"][-1] == [6, outcome["score"]]
     evidence.main()  # nothing is missing
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
     assert capsys.readouterr().out == first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,29 +178,65 @@ def test_unfitting_flags_are_refused(monkeypatch, capsys):
         run(monkeypatch, PENN, "--tied", "--units", "8")
 
 
-@pytest.mark.parametrize(
-    ("task", "flags"),
-    [
-        ("cost", ("--turns", 1)),
-        ("rows", ("--steps", 3)),
-        ("trials", ("--steps", 1)),
-        ("copy", ("--steps", 3)),
-        ("penn", ("--steps", 24)),
-    ],
-)
-def test_the_benchmark_runs(monkeypatch, tmp_path, capsys, task, flags):
+def test_the_benchmark_of_cost_runs(monkeypatch, tmp_path):
     path = tmp_path / "result.json"
-    common = ("--windows", {"cost": 25, "penn": 5}.get(task, 4), "--seeds", 1, "--json", path)
-    run(monkeypatch, "benchmarks.recurrent", task, *common, *flags)
+    run(monkeypatch, "benchmarks.recurrent", "--windows", 25, "--turns", 1, "--json", path)
     rows = json.loads(path.read_text())["rows"]
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    if task == "cost":
-        gradients = {row["arm"]: row["gradient"] for row in rows}
-        assert gradients["DNI"] == pytest.approx(gradients["by hand"], rel=1e-4)
-        return
-    if task != "trials":
-        assert {row["name"] for row in rows} == {"BPTT", "DNI", "DNI + aux", "cDNI", "cDNI + aux"}
-    before = capsys.readouterr().out
-    assert before.count("seed 0") == len(rows)
-    run(monkeypatch, "benchmarks.recurrent", task, *common, *flags)  # nothing left to do
-    assert "seed 0" not in capsys.readouterr().out
+    gradients = {row["arm"]: row["gradient"] for row in rows}
+    assert gradients["DNI"] == pytest.approx(gradients["by hand"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("networks", "size"),
+    [
+        (("rows7", "rows"), (3, 32)),
+        (("copy3", "copy"), (3, 4)),
+        (("penn5",), (24, 32)),
+    ],
+)
+def test_the_evidence_has_the_recurrent_tasks(monkeypatch, tmp_path, capsys, networks, size):
+    steps, batch = size
+    flags = ["--seeds", 1, "--steps", steps, "--batch", batch, "--results", tmp_path]
+    run(monkeypatch, "benchmarks.evidence.__main__", "--networks", *networks, *flags)
+    _, head, _, *rows, _ = capsys.readouterr().out.splitlines()
+    assert head.split()[-len(networks) :] == list(networks)
+    cells = {row[:10].strip(): row[10:].count("(1)") for row in rows}
+    told = len([name for name in networks if name[-1].isdigit()])  # the full unroll needs no DNI
+    names = ["DNI", "DNI + aux", "cDNI", "cDNI + aux"]
+    assert cells == {"BPTT": len(networks)} | dict.fromkeys(names, told)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == sum(cells.values())
+    for file in files:
+        outcome = json.loads(file.read_text())
+        assert outcome["curve"][-1][0] == steps
+        if networks != ("penn5",):  # whose curve is of another text
+            assert outcome["curve"][-1][1] == outcome["score"]
+        assert bool(outcome["cosines"]) == (outcome["arm"]["dni"] and networks != ("penn5",))
+
+
+def test_the_arms_of_a_recurrent_task_differ_where_they_say():
+    subjects = importlib.import_module("benchmarks.evidence.subjects").SUBJECTS
+    for network, longer in (("rows7", "rows"), ("copy3", "copy"), ("penn5", "penn8")):
+        arms = subjects[network].arms
+        assert len({str(vars(arm)) for arm in arms.values()}) == len(arms)
+        assert {arm.window for arm in arms.values()} == {int(network[-1])}
+        assert arms["BPTT"] == replace(subjects[longer].arms["BPTT"], window=int(network[-1]))
+
+
+def test_a_table_has_one_unit_and_arms_that_are_there(monkeypatch, capsys):
+    for flags, said in (
+        (
+            ["--networks", "fc3", "copy3"],
+            "expected networks of one unit, got ['longest",
+        ),
+        (["--trials", "--arms", "cDNI"], "leave out one of --trials and --arms"),
+        (["--table", "--steps", "7"], "nothing of this has been run into "),
+        (
+            ["--networks", "copy3", "--arms", "cDNI", "local loss"],
+            "expected arms of copy3, got local loss: name some of BPTT,",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "benchmarks.evidence.__main__", *flags)
+        assert said in capsys.readouterr().err

@@ -147,10 +147,10 @@ def test_a_context_that_does_not_fit_is_refused(kind, options, context, error, m
     ("made", "shape", "match"),
     [
         (dni.BasicSynthesizer(8), (3, 7), r"8 features .* got shape \(3, 7\). Build it for 7"),
-        (dni.BasicSynthesizer(8), (3, 16, 5, 5), r"dni.MapSynthesizer\(\(16, 5, 5\)\)"),
+        (dni.BasicSynthesizer(8), (3, 16, 5, 5), r"dni.synthesizer_for\(maps\) gives"),
         (dni.BasicSynthesizer(8), (), "Add a dimension"),
         (dni.ConvSynthesizer(8), (3, 7, 5, 5), "for 7 channels"),
-        (dni.ConvSynthesizer(8), (3, 8), "use dni.BasicSynthesizer"),
+        (dni.ConvSynthesizer(8), (3, 8), r"use what dni.synthesizer_for\(features\) gives"),
     ],
 )
 def test_a_trigger_of_another_width_is_refused(made, shape, match):

@@ -7,16 +7,13 @@ steps, data and seed; what is there is not run again.
 from __future__ import annotations
 
 import argparse
-import itertools
 from pathlib import Path
 
-from benchmarks.evidence.arms import ALL, ARMS, TOLD_TRIALS, TRIALS
-from benchmarks.evidence.networks import NETWORKS
+from benchmarks.evidence.arms import TOLD_TRIALS, TRIALS
 from benchmarks.evidence.report import depth, outcomes, picture, table
-from benchmarks.evidence.run import Run, run_all
-from examples.data import name_of
+from benchmarks.evidence.run import RESULTS, grid, run_all
+from benchmarks.evidence.subjects import SUBJECTS
 
-RESULTS = Path(__file__).parent / "results"
 TRIED = (
     (["fc3"], ["DNI", *TRIALS, "DNI replay"], 1),
     (["fc6"], ["backprop", "cDNI", *TOLD_TRIALS], 1),
@@ -27,8 +24,8 @@ def main() -> None:
     """Run and print what the command line asks for."""
     parser = argparse.ArgumentParser(description="Do synthetic gradients learn?")
     parser.add_argument("--data", help="digits (default), mnist, or a folder: see examples.data")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS)[:4])
-    parser.add_argument("--arms", nargs="+", choices=ALL, default=list(ARMS))
+    parser.add_argument("--networks", nargs="+", choices=SUBJECTS, default=list(SUBJECTS)[:4])
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="others than the table's")
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--steps", type=positive, default=3000)
     parser.add_argument("--batch", type=positive, default=256)
@@ -40,7 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--picture",
         type=Path,
-        help="draw the curves into FILE.png, the errors against the depth into FILE-depth.png",
+        help="draw the curves into FILE.png, the scores at the end into FILE-depth.png",
         metavar="FILE.png",
     )
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
@@ -50,21 +47,32 @@ def main() -> None:
     if arguments.smoke:
         arguments.steps, arguments.batch, arguments.seeds = 6, 32, 1
         folder = arguments.results or Path("results/smoke")
-    tables = [grid(arguments.networks, arguments.arms, arguments.seeds)]
-    if arguments.trials:
-        tables = [grid(*of) for of in TRIED]
-    size = (arguments.steps, arguments.batch, name_of(arguments.data))
+    if arguments.trials and arguments.arms:
+        parser.error("--trials says which arms: leave out one of --trials and --arms")
     everything = {}
-    for number, cells in enumerate(tables):
-        runs = [Run(network, arm, seed, *size) for seed, network, arm in cells]
+    tables = TRIED if arguments.trials else [(arguments.networks, arguments.arms, arguments.seeds)]
+    for number, (networks, arms, seeds) in enumerate(tables):
+        subjects = [SUBJECTS[network] for network in networks]
+        known = dict.fromkeys(arm for subject in subjects for arm in subject.arms)
+        if unknown := set(arms or ()) - set(known):
+            parser.error(
+                f"expected arms of {', '.join(networks)}, got {', '.join(unknown)}: name some of "
+                f"{', '.join(known)}"
+            )
+        units = {subject.unit for subject in subjects}
+        if len(units) > 1:
+            parser.error(f"expected networks of one unit, got {sorted(units)}: a table for each")
+        runs = grid(networks, arms, seeds, arguments.steps, arguments.batch, arguments.data)
         if not arguments.table:
             run_all(runs, arguments.data, folder, arguments.processes)
         found = outcomes(runs, folder)
-        print("\n" * bool(number) + table(found))
+        print("\n" * bool(number) + table(found, *units))
         everything |= found
+    if not any(everything.values()):
+        parser.error(f"nothing of this has been run into {folder}: leave out --table")
     if path := arguments.picture:
-        picture(everything, path)
-        depth(everything, path.with_name(f"{path.stem}-depth{path.suffix}"))
+        picture(everything, path, *units)
+        depth(everything, path.with_name(f"{path.stem}-depth{path.suffix}"), *units)
         print(path)
 
 
@@ -73,11 +81,6 @@ def positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1 on, got {text}")
     return int(text)
-
-
-def grid(networks: list[str], arms: list[str], seeds: int) -> list[tuple[int, str, str]]:
-    """Seed by seed, so that a first one is there soon."""
-    return list(itertools.product(range(seeds), networks, arms))
 
 
 if __name__ == "__main__":

@@ -137,6 +137,7 @@ TOLD_TRIALS = {
         Arm("backprop decay", "backprop", decay=True),
         Arm("cDNI decay", labels=True, decay=True),
         Arm("cDNI 3e-4 3e-3", labels=True, lr=3e-4, synthesizer_lr=3e-3),
+        Arm("cDNI 1e-3 1e-4", labels=True, synthesizer_lr=1e-4),
         Arm("uncentred cDNI", labels=True, plain=True),
         Arm("cDNI per feature", labels=True, per_feature=True),
         Arm("cDNI hidden 256", labels=True, hidden=256),

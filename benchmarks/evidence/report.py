@@ -9,12 +9,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from benchmarks.evidence.run import Run
+from benchmarks.evidence.sequences import PER_CENT
 from examples import pictures
 from examples.pictures import BLACK, BLUE, BROWN, GRAY, GREEN, ORANGE, PINK, RED, VIOLET, WIDE
 
 TICKS = (1, 2, 5, 10, 20, 50)
 COLORS = {
     "backprop": BLACK,
+    "BPTT": BLACK,
     "no backprop": GRAY,
     "raw DNI": RED,
     "raw cDNI": BROWN,
@@ -38,33 +40,35 @@ def outcomes(runs: list[Run], folder: Path) -> Outcomes:
     return found
 
 
-def table(found: Outcomes) -> str:
-    """Mean test error, half the range over the seeds, and their number; an rst table.
+def table(found: Outcomes, unit: str) -> str:
+    """Means, half the range over the seeds, and their number; an rst table.
 
     An arm that no network has run yet is left out.
     """
-    networks = list(dict.fromkeys(network for network, _ in found))
-    rows = [["test error, %", *networks]]
+    networks = _networks(found)
+    rows = [[unit, *networks]]
     for arm in dict.fromkeys(arm for (_, arm), seeds in found.items() if seeds):
-        rows.append([arm, *(_cell(found.get((network, arm), [])) for network in networks)])
+        rows.append([arm, *(_cell(found.get((network, arm))) for network in networks)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([rule, lines[0].rstrip(), rule, *map(str.rstrip, lines[1:]), rule])
 
 
-def _cell(seeds: list[dict[str, Any]]) -> str:
-    errors = [one["error"] for one in seeds]
-    if not errors:
+def _cell(seeds: list[dict[str, Any]] | None) -> str:
+    if seeds is None:
+        return ""  # the network has no such arm
+    scores = [one["score"] for one in seeds]
+    if not scores:
         return "not run"
-    if len(errors) == 1:
-        return f"{errors[0]:.2f} (1)"
-    spread = (max(errors) - min(errors)) / 2
-    return f"{statistics.mean(errors):.2f} ±{spread:.2f} ({len(errors)})"
+    if len(scores) == 1:
+        return f"{scores[0]:.2f} (1)"
+    spread = (max(scores) - min(scores)) / 2
+    return f"{statistics.mean(scores):.2f} ±{spread:.2f} ({len(scores)})"
 
 
-def picture(found: Outcomes, path: Path) -> None:
-    """Test error over the steps: a panel per network, a line per arm, a band over the seeds."""
+def picture(found: Outcomes, path: Path, unit: str) -> None:
+    """Scores over the steps: a panel per network, a line per arm, a band over the seeds."""
     networks = _networks(found)
     columns = min(2, len(networks))
     lines = -(-len(networks) // columns)
@@ -78,14 +82,14 @@ def picture(found: Outcomes, path: Path) -> None:
             if not seeds:
                 continue
             steps = [step for step, _ in seeds[0]["curve"]]
-            errors = list(zip(*([e for _, e in one["curve"]] for one in seeds), strict=True))
-            _line(panel, found, arm, steps, errors)
+            scores = list(zip(*([y for _, y in one["curve"]] for one in seeds), strict=True))
+            _line(panel, found, arm, steps, scores)
         panel.set(title=network)
-        _scale(panel)
+        _scale(panel, unit)
     for panel in panels[-1]:
         panel.set(xlabel="step")
     for panel in panels[:, 0]:
-        panel.set(ylabel="test error, %")
+        panel.set(ylabel=unit)
     for panel in panels.flat[len(networks) :]:
         panel.set_axis_off()
     handles = {text: line for panel in panels.flat for line, text in _legend(panel)}
@@ -93,8 +97,8 @@ def picture(found: Outcomes, path: Path) -> None:
     pictures.save(figure, path)
 
 
-def depth(found: Outcomes, path: Path) -> None:
-    """Test error at the end against the network: a line per arm, a band over the seeds.
+def depth(found: Outcomes, path: Path, unit: str) -> None:
+    """Scores at the end against the network: a line per arm, a band over the seeds.
 
     Arms of which nothing was repeated are left out.
     """
@@ -102,14 +106,14 @@ def depth(found: Outcomes, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(WIDE, 4.0), layout="constrained")
     for arm in _arms(found):
         there = [network for network in networks if found.get((network, arm))]
-        errors = [[one["error"] for one in found[network, arm]] for network in there]
-        if max(map(len, errors), default=0) > 1:
-            _line(axes, found, arm, [networks.index(network) for network in there], errors, "o-")
+        scores = [[one["score"] for one in found[network, arm]] for network in there]
+        if max(map(len, scores), default=0) > 1:
+            _line(axes, found, arm, [networks.index(network) for network in there], scores, "o-")
     layers = [network.removeprefix("fc") for network in networks]
     deep = all(map(str.isdecimal, layers))
     axes.set_xticks(range(len(networks)), layers if deep else networks)
-    axes.set(xlabel="layers" if deep else "network", ylabel="test error, %")
-    _scale(axes)
+    axes.set(xlabel="layers" if deep else "network", ylabel=unit)
+    _scale(axes, unit)
     lines = sorted(_legend(axes), key=lambda entry: -entry[0].get_ydata()[-1])
     if lines:
         figure.legend(*zip(*lines, strict=True), loc="outside right center")
@@ -125,19 +129,21 @@ def _arms(found: Outcomes) -> list[str]:
 
 
 def _line(
-    axes: Any, found: Outcomes, arm: str, x: list[Any], errors: list[Any], form: str = "-"
+    axes: Any, found: Outcomes, arm: str, x: list[Any], scores: list[Any], form: str = "-"
 ) -> None:
     """The mean over the seeds, and their range."""
-    color = COLORS.get(arm, f"C{_arms(found).index(arm) % 10}")
-    axes.plot(x, list(map(statistics.mean, errors)), form, color=color, label=arm, markersize=4)
-    low, high = list(map(min, errors)), list(map(max, errors))
+    color = COLORS.get(arm.removesuffix(" + aux"), f"C{_arms(found).index(arm) % 10}")
+    form = form.replace("-", "--") if "aux" in arm else form
+    axes.plot(x, list(map(statistics.mean, scores)), form, color=color, label=arm, markersize=4)
+    low, high = list(map(min, scores)), list(map(max, scores))
     axes.fill_between(x, low, high, alpha=0.2, color=color, linewidth=0)
 
 
-def _scale(axes: Any) -> None:
-    axes.set(yscale="log")
-    axes.set_yticks(TICKS, list(map(str, TICKS)))
-    axes.minorticks_off()
+def _scale(axes: Any, unit: str) -> None:
+    if unit == PER_CENT:
+        axes.set(yscale="log")
+        axes.set_yticks(TICKS, list(map(str, TICKS)))
+        axes.minorticks_off()
     axes.grid()
 
 

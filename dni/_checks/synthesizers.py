@@ -74,8 +74,8 @@ def feature_width(tensor: Tensor, width: int, who: str) -> None:
         hint = f"Build it for {tensor.shape[-1]} features" if tensor.dim() else "Add a dimension"
         if tensor.dim() == 4:
             hint = (
-                f"For maps (N, C, H, W) use dni.MapSynthesizer({tuple(tensor.shape[1:])}), or put "
-                "the interface behind the flattening"
+                "For maps (N, C, H, W) use what dni.synthesizer_for(maps) gives, or put the "
+                "interface behind the flattening"
             )
         raise ValueError(
             f"{who}: expected a trigger of {width} features in its last dimension, got shape "
@@ -88,7 +88,7 @@ def maps(tensor: Tensor, channels: int, who: str) -> None:
         hint = (
             f"Build it for {tensor.shape[1]} channels"
             if tensor.dim() == 4
-            else "For plain features use dni.BasicSynthesizer"
+            else "For plain features use what dni.synthesizer_for(features) gives"
         )
         raise ValueError(
             f"{who}: expected a trigger of shape (N, {channels}, H, W), got {shape(tensor)}. "

@@ -1,0 +1,33 @@
+"""What is trained, by name: networks on images, and recurrent tasks in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks.evidence import images, sequences
+from benchmarks.evidence.arms import ALL, ARMS
+from benchmarks.evidence.networks import NETWORKS
+from benchmarks.evidence.sequences import PER_CENT
+from examples.data import name_of
+
+if TYPE_CHECKING:
+    from benchmarks.evidence.run import Run
+
+
+class Subject(NamedTuple):
+    """By which arms it can be trained, on data of which name, and in which unit it is told."""
+
+    arms: Mapping[str, Any]
+    told: Sequence[str]  # the arms of the table
+    data: Callable[[str | None], str]
+    unit: str
+    learn: Callable[[Run, Any, str | None], dict[str, Any]]
+
+
+SUBJECTS = {
+    name: Subject(ALL, list(ARMS), name_of, PER_CENT, images.learn) for name in NETWORKS
+} | {
+    name: Subject(arms, list(sequences.ARMS), task.data, task.unit, task.learn)
+    for name, task, arms in sequences.networks()
+}
