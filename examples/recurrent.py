@@ -35,7 +35,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """As tables and files call it."""
+        """As files call it."""
         words = ["DNI" if self.dni else "BPTT", "aux" if self.aux else ""]
         if self.dni and self.context:
             words[0] = "cDNI"

@@ -96,6 +96,13 @@ def test_sheets_of_coloured_images(tmp_path, sheets):
     torch.testing.assert_close(images.test_x, (sheets[5] - train.mean()) / train.std())
 
 
+def test_a_name_of_data_is_enough_for_tables_and_not_to_train(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert [data.name_of(name) for name in ("mnist", "cifar10")] == ["mnist", "cifar10"]
+    with pytest.raises(SystemExit, match=r"data_batch_1.png: expected --data FOLDER with"):
+        data.load("cifar10")
+
+
 def test_sheets_that_do_not_fit_are_refused(tmp_path, sheets):
     (tmp_path / "test_lables.json").write_text("[1, 2, 3]")
     with pytest.raises(SystemExit, match="2 images of 16 pixels and labels of shape .3,"):
