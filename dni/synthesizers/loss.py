@@ -51,8 +51,8 @@ class LossSynthesizer(nn.Module):
     :math:`W` says how sure the network is: what the loss is multiplied by it has to be told.
 
     Of a map it sees the means over at most 16 x 16 blocks, each with weights of its own (for 1000
-    classes that is a large layer), and spreads what it says over their places. Large maps want a
-    lower rate than vectors: a tenth of the network's on CIFAR-10.
+    classes that is a large layer), and spreads what it says over their places. Large maps may want
+    a lower rate than vectors (``docs/results.rst``, CIFAR-10).
 
     Args:
         shape: number of features, or ``(channels, height, width)``. Maps of other heights and
