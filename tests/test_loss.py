@@ -72,6 +72,32 @@ def test_of_a_map_it_says_the_gradient_of_a_classifier_of_its_blocks(built, give
     torch.testing.assert_close(made(h, y), expected)
 
 
+@pytest.mark.parametrize("shape", [(1536,), (256, 4, 4), (32768,), (128, 16, 16)])
+def test_many_features_count_less(shape):
+    """A step of all weights would move the scores by their sum, and by what all rows share most."""
+    made = settled(shape if shape[1:] else shape[0])
+    made.classifier.weight.data /= 8
+    h, y = torch.randn(5, *shape) + 1, torch.randint(CLASSES, (5,))
+    h[2], y[2] = 1000, -100  # not a row of the batch
+    gain, kept = min(1, 8192 / h[0].numel()), 1024 / h[0].numel()
+    assert made.gain == gain
+    less = h - (1 - kept) * h[y >= 0].mean(0)
+    made.classifier.weight.data *= gain
+    expected = classified(made, less, y, lambda h: h.flatten(1))
+    made.classifier.weight.data /= gain
+    torch.testing.assert_close(made(h, y), expected)
+    alone = classified(made, kept * h[:1], y[:1], lambda h: gain * h.flatten(1))
+    torch.testing.assert_close(made(h[:1], y[:1]), alone)
+
+
+@pytest.mark.parametrize("rows", [(3, 5), (1, 5), (3, 1)])
+def test_many_features_of_tokens_count_less(rows):
+    made, h, y = settled(4096), torch.randn(3, 5, 4096) + 1, torch.randint(CLASSES, rows)
+    made.classifier.weight.data /= 8
+    less = h - 0.75 * h.mean((0, 1))
+    torch.testing.assert_close(made(h, y), classified(made, less, y.expand(3, 5)))
+
+
 def test_probabilities_are_labels_too():
     made, (h, y) = settled(), batch()
     torch.testing.assert_close(made(h, F.one_hot(y, CLASSES).float()), made(h, y))
@@ -88,25 +114,37 @@ def test_a_row_without_a_label_is_left_out():
     assert torch.equal(made(h, torch.full_like(y, -100)), torch.zeros_like(h))
 
 
-@pytest.mark.parametrize("factor", [1.0, 1e4, 0.25])
-def test_what_it_learns_from_is_the_error_of_its_weights(factor):
+@pytest.mark.parametrize(
+    ("factor", "width"), [(1.0, WIDTH), (1e4, WIDTH), (0.25, WIDTH), (1.0, 32768)]
+)
+def test_what_it_learns_from_is_the_error_of_its_weights(factor, width, monkeypatch):
     r"""With a fixed error :math:`\delta`, a step of 1 is the least-squares one."""
-    made, (h, y) = settled().double(), batch()
-    made.scale = factor
+    made, (_, y) = settled(width).double(), batch()
+    made.scale, h = factor, torch.randn(5, width).double()
     with torch.no_grad():
-        error = made.classifier(h.double()).softmax(-1) - F.one_hot(y, CLASSES)
-        real = torch.randn(5, WIDTH).double()
-        weights = (
-            made.classifier.weight
-            - error.T @ (error @ made.classifier.weight - real * 5 / factor) / error.square().sum()
-        )
-    made.classifier.forward = lambda _: torch.log(error + F.one_hot(y, CLASSES))  # fixed
+        error = made.classifier(h).softmax(-1) - F.one_hot(y, CLASSES)
+        real, old = torch.randn(5, width).double(), made.gain * made.classifier.weight
+        weights = old - error.T @ (error @ old - real * 5 / factor) / error.square().sum()
+    scores = torch.log(error + F.one_hot(y, CLASSES))
+    monkeypatch.setattr(made, "_scores", lambda *_: scores)  # fixed
     cut = dni.BackwardInterface(made, unlock=False)
     with dni.synthesizer_context(y):
-        cut(h.double().requires_grad_()).backward(real)
-    torch.testing.assert_close(
-        made.classifier.weight - made.classifier.weight.grad, weights, rtol=1e-4, atol=1e-6
-    )
+        cut(h.requires_grad_()).backward(real)
+    moved = made.gain * (made.classifier.weight - made.classifier.weight.grad)
+    torch.testing.assert_close(moved, weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [8192, (128, 16, 16)])
+def test_a_step_moves_many_weights_no_further_than_8192(shape):
+    made = dni.LossSynthesizer(shape, CLASSES)
+    rest = (shape,) if isinstance(shape, int) else shape
+    h, y = torch.rand(8, *rest), torch.randint(CLASSES, (8,))
+    cut = dni.BackwardInterface(made, unlock=False)
+    with dni.synthesizer_context(y):
+        cut(h.requires_grad_()).backward(torch.randn(8, *rest))
+    torch.optim.Adam(cut.parameters(), 1e-3).step()
+    moved = made.gain * made.classifier.weight.abs().sum(1)
+    torch.testing.assert_close(moved, torch.full((CLASSES,), 8.192), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -194,10 +232,12 @@ def test_under_autocast_its_message_stays_wide():
     torch.testing.assert_close(narrow, made(h, y), rtol=0.1, atol=0.01)
 
 
+@pytest.mark.parametrize("features", [WIDTH, 4096])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_half_precision_it_fits_its_trigger_and_stays_finite(dtype):
-    made = settled().to(dtype)
-    message = made(torch.randn(256, WIDTH).to(dtype), torch.zeros(256).long())
+def test_in_half_precision_it_fits_its_trigger_and_stays_finite(dtype, features):
+    made = settled(features).to(dtype)
+    h = 1000 + torch.randn(256, features)  # whose sum float16 cannot hold
+    message = made(h.to(dtype), torch.zeros(256).long())
     assert message.dtype == dtype
     assert message.isfinite().all()
 

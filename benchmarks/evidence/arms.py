@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dni
-from benchmarks.evidence.pieces import Averaged, Normed, Nothing, PerFeature, head_for
+from benchmarks.evidence.pieces import Averaged, Normed, Nothing, PerFeature, Unheld, head_for
 from examples.data import CLASSES
+
+LOSSES = {"loss": dni.LossSynthesizer, "unheld": Unheld}
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Arm:
     n_hidden: int = 1
     per_feature: bool = False  # a scale for each feature of a message
     trust: bool = False
-    kind: str = ""  # "loss": a LossSynthesizer; "map": for maps a MapSynthesizer, labels or not
+    kind: str = ""  # of LOSSES; or "map": for maps a MapSynthesizer, labels or not
 
     def decouple(self, network: nn.Module, at: str, sample: Tensor) -> None:
         """Put what this arm needs behind the modules ``at``."""
@@ -67,9 +69,9 @@ class Arm:
             if self.close:
                 made = dni.ConvSynthesizer(h.shape[1], 1, 256, 1, context_classes=classes)
                 return dni.Centered(made, (0, 2, 3))
-            if self.kind == "loss":
+            if self.kind in LOSSES:
                 shape = tuple(h.shape[1:]) if h.dim() == 4 else h.shape[1]
-                return dni.Centered(dni.LossSynthesizer(shape, CLASSES), 0)
+                return dni.Centered(LOSSES[self.kind](shape, CLASSES), 0)
             if self.batch_norm:
                 return dni.Centered(Normed(h.shape[1]))
             layers = self.n_hidden if self.kind == "map" or self.n_hidden != 1 else None
@@ -137,13 +139,13 @@ TOLD_TRIALS = {
         Arm("backprop decay", "backprop", decay=True),
         Arm("cDNI decay", labels=True, decay=True),
         Arm("cDNI 3e-4 3e-3", labels=True, lr=3e-4, synthesizer_lr=3e-3),
-        Arm("cDNI 1e-3 1e-4", labels=True, synthesizer_lr=1e-4),
         Arm("uncentred cDNI", labels=True, plain=True),
         Arm("cDNI per feature", labels=True, per_feature=True),
         Arm("cDNI hidden 256", labels=True, hidden=256),
         Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),
         Arm("cDNI linear", labels=True, n_hidden=0),
         Arm("cDNI close", labels=True, close=True),
+        Arm("cDNI unheld", labels=True, kind="unheld"),
         Arm("cDNI map", labels=True, kind="map"),
         Arm("cDNI loss decay", labels=True, kind="loss", decay=True),
         Arm("local decay", "local", decay=True),

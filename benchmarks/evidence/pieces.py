@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import dni
 from examples.data import CLASSES
 
 
@@ -33,6 +35,12 @@ class Normed(nn.Module):
         """The synthetic message for ``trigger``."""
         message: Tensor = self.output(self.hidden(trigger))
         return message
+
+
+class Unheld(dni.LossSynthesizer):
+    """In which many features count in full."""
+
+    shared = moved = math.inf
 
 
 class Averaged(nn.Module):

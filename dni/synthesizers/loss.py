@@ -44,15 +44,23 @@ class LossSynthesizer(nn.Module):
 
     the gradient of the mean cross-entropy of a classifier that is not fitted to the labels, but so
     that its gradient is the real one. It starts at :math:`W = 0`. Behind a cut in front of the last
-    layer of a network it can be exact.
+    layer of a network it can be exact (of up to 1024 features, see below).
 
     It is for networks that are trained by a mean cross-entropy, without class weights; with batch
     norm it learns best. Its messages have a scale of their own, since how large they are beside
     :math:`W` says how sure the network is: what the loss is multiplied by it has to be told.
 
     Of a map it sees the means over at most 16 x 16 blocks, each with weights of its own (for 1000
-    classes that is a large layer), and spreads what it says over their places. Large maps may want
-    a lower rate than vectors (``docs/results.rst``, CIFAR-10).
+    classes that is a large layer), and spreads what it says over their places.
+
+    An optimiser like Adam moves every weight by its rate, and so the scores by the sum of all
+    activations. So that many of them do not throw it about, of :math:`n > 1024` features the mean
+    :math:`\bar h` over the rows with a label counts as that of 1024, and is taken as given,
+
+    .. math:: p = \mathrm{softmax}\big(W (h - (1 - 1024/n) \, \bar h) + b\big) ,
+
+    and of :math:`n > 8192` the weights count as those of 8192: :math:`W` is ``gain`` =
+    :math:`8192/n` times ``classifier.weight``.
 
     Args:
         shape: number of features, or ``(channels, height, width)``. Maps of other heights and
@@ -79,6 +87,8 @@ class LossSynthesizer(nn.Module):
     """
 
     own_scale = True
+    shared: float = 1024  # what rows have in common counts as that of so many features, at most
+    moved: float = 8192  # and weights as so many
 
     def __init__(
         self,
@@ -98,6 +108,7 @@ class LossSynthesizer(nn.Module):
             _checks.positive(who, shape=shape)
             self.features = int(shape)
         self.classifier = nn.Linear(self.features * math.prod(self.grid or ()), context_classes)
+        self.gain = min(1.0, self.moved / self.classifier.in_features)
         for parameter in self.classifier.parameters():
             nn.init.zeros_(parameter)
 
@@ -114,19 +125,35 @@ class LossSynthesizer(nn.Module):
 
     def _gradient(self, h: Tensor, context: Any, places: float = 1.0) -> Tensor:
         """``scale / N * W^T (p - y)``, and what it learns by."""
-        weight = self.classifier.weight
+        weight = self._weight()
         y, known = self._labels(context, h)
-        scores = _Weighted.apply(self.classifier(h), _step(h))  # type: ignore[no-untyped-call]
+        known = known.expand(*h.shape[:-1], 1)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        rows = known.sum(dtype=wide).clamp_min(1)
+        scores = _weighted(self._scores(h, weight, known / rows), _step(h))
         error = (scores.softmax(-1) - y) * known
         scale = self.scale
         if callable(scale):
             scale = _checks.loss_scale(scale(), type(self).__name__)
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        rows = known.expand(*h.shape[:-1], 1).sum(dtype=wide).clamp_min(1)
         share = scale / rows  # of a row in the loss
         message = error.matmul(weight).to(weight.dtype) * share  # not narrow: it may be 1e-8
         factor = message.numel() * places**2 / (2 * share**2 * _square(error))
-        return _Weighted.apply(message, factor)  # type: ignore[no-untyped-call, no-any-return]
+        return _weighted(message, factor)
+
+    def _weight(self) -> Tensor:
+        """``W``, which a step moves as if it were the classifier's own."""
+        weight = self.classifier.weight
+        if self.gain == 1:
+            return weight
+        return _weighted(self.gain * weight, weight.new_full((), self.gain**-2))
+
+    def _scores(self, h: Tensor, weight: Tensor, shares: Tensor) -> Tensor:
+        """``W h + b``; wide activations without most of their mean, in which rows have shares."""
+        features = h.shape[-1]
+        if features > self.shared:
+            mean = shares.to(h.dtype).flatten() @ h.reshape(-1, features)
+            h = h - (1 - self.shared / features) * mean
+        return F.linear(h, weight, self.classifier.bias)
 
     def _labels(self, context: Any, h: Tensor) -> tuple[Tensor, Tensor]:
         """Labels as vectors, and for each row whether it has one."""
@@ -147,7 +174,7 @@ class LossSynthesizer(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(synthesizer)`` says of it."""
         scale = "asked" if callable(self.scale) else f"{self.scale:g}"
-        return f"grid={self.grid}, scale={scale}"
+        return f"grid={self.grid}, scale={scale}, gain={self.gain:g}"
 
 
 class _Weighted(torch.autograd.Function):
@@ -175,6 +202,10 @@ class _Weighted(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (factor,) = ctx.saved_tensors
         return (gradient * factor).to(gradient.dtype), None
+
+
+def _weighted(tensor: Tensor, factor: Tensor) -> Tensor:
+    return _Weighted.apply(tensor, factor)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _square(error: Tensor) -> Tensor:
