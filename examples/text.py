@@ -33,6 +33,7 @@ MODULES = """
 """
 UNKNOWN, END_OF_LINE = "<unk>", "<eos>"
 MOST_WORDS = 10_000
+SMALL = "penn small split"
 
 
 @dataclass
@@ -60,33 +61,53 @@ def load(source: str | None, level: str) -> Corpus:
     What is not among the most common tokens of the training text is unknown: a space, or
     ``<unk>``.
     """
-    source = source or os.environ.get("DNI_DATA") or "docs"
+    source = _source(source)
     if source == "docs":
-        name, texts = "docs", _split("\n".join(_docstrings()), 0.8, 0.9)
+        texts = _split("\n".join(_docstrings()), 0.8, 0.9)
     else:
-        name, texts = _penn(Path(source))
+        texts = _penn_texts(Path(source))
     parts = [_characters(text) if level == "char" else _words(text) for text in texts]
     common = Counter(parts[0]).most_common(MOST_WORDS - 1)
     tokens = sorted({token for token, _ in common} | {UNKNOWN if level == "word" else " "})
     index = {token: number for number, token in enumerate(tokens)}
     unknown = index[UNKNOWN if level == "word" else " "]
     numbers = [torch.tensor([index.get(token, unknown) for token in part]) for part in parts]
-    return Corpus(name, tokens, *numbers)
+    return Corpus(name_of(source), tokens, *numbers)
 
 
-def _penn(folder: Path) -> tuple[str, tuple[str, str, str]]:
+def name_of(source: str | None) -> str:
+    """What :func:`load` would find: docs, penn, or its small split."""
+    source = _source(source)
+    if source == "docs":
+        return source
+    if source in ("penn", SMALL) and not Path(source).is_dir():
+        return source  # a name, for tables of what is there already
+    return "penn" if "train" in _penn(Path(source)) else SMALL
+
+
+def _source(source: str | None) -> str:
+    return source or os.environ.get("DNI_DATA") or "docs"
+
+
+def _penn(folder: Path) -> dict[str, Path]:
+    """The files by their part of the data, of which ``train`` may be missing."""
     for place in (folder, folder / "penn"):
         files = {part: place / f"ptb.{part}.txt" for part in ("train", "valid", "test")}
-        if files["valid"].is_file() and files["test"].is_file():
-            valid, test = files["valid"].read_text(), files["test"].read_text()
-            if files["train"].is_file():
-                return "penn", (files["train"].read_text(), valid, test)
-            train, valid, test = _split(test, 0.75, 0.875)
-            return "penn, small split", (files["valid"].read_text() + train, valid, test)
+        found = {part: path for part, path in files.items() if path.is_file()}
+        if {"valid", "test"} <= set(found):
+            return found
     raise SystemExit(
         f"{folder} has no ptb.valid.txt and ptb.test.txt: put the Penn Treebank files of the "
         "language-model task (Mikolov's preparation) there, or use --data docs, which needs none."
     )
+
+
+def _penn_texts(folder: Path) -> tuple[str, str, str]:
+    texts = {part: path.read_text() for part, path in _penn(folder).items()}
+    if "train" in texts:
+        return texts["train"], texts["valid"], texts["test"]
+    train, valid, test = _split(texts["test"], 0.75, 0.875)
+    return texts["valid"] + train, valid, test
 
 
 def _split(text: str, first: float, second: float) -> tuple[str, str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import matplotlib.pyplot as plt
 
 from benchmarks import recurrent_report
@@ -13,7 +11,7 @@ from benchmarks.evidence.subjects import SUBJECTS
 from examples import pictures
 from examples.pictures import BLUE, GREEN, ORANGE, WIDE
 from images.sheet import FOLDER
-from images.tables import ROOT, numbers, seeds, table
+from images.tables import numbers, table
 
 BENCHMARKS = "benchmarks/README.rst"
 
@@ -58,47 +56,31 @@ def cost() -> None:
 
 
 def rows() -> None:
-    """Digits row by row, from the outcomes of ``benchmarks.evidence``."""
-    networks = [name for name in SUBJECTS if name.startswith("rows")]
+    """Digits row by row."""
+    _recurrent("rows", 1200, 100, "mnist", "Digits row by row: test error, %")
+
+
+def copy() -> None:
+    """The copy task."""
+    _recurrent("copy", 10_000, 32, "made", "Copy: the longest sequence solved")
+
+
+def _recurrent(task: str, steps: int, batch: int, data: str, title: str) -> None:
+    """By the length of the window, from the outcomes of ``benchmarks.evidence``."""
+    networks = [name for name in SUBJECTS if name.startswith(task)]
     found: recurrent_report.Scores = {}
     level = ("full unroll", list[float]())
-    runs = grid(networks, ["BPTT", "DNI", "cDNI"], 3, 1200, 100, "mnist")
+    runs = grid(networks, ["BPTT", "DNI", "cDNI"], 3, steps, batch, data)
     for (network, arm), finished in outcomes(runs, RESULTS).items():
         if not finished:
             raise SystemExit(f"{arm} of {network} has not been run: python -m benchmarks.evidence")
         scores = [one["score"] for one in finished]
-        if network == "rows":
+        if network == task:
             level[1].extend(scores)
         else:
             found.setdefault(arm, {})[finished[0]["arm"]["window"]] = scores
-    title = "Digits row by row: test error, %"
-    recurrent_report.draw_scores(found, title, FOLDER / "recurrent-rows.png", level)
-
-
-def copy() -> None:
-    """The copy task; its full unroll stands in the text below the table."""
-    found = _scores("T = 2", "T = 3", "T = 5")
-    text = " ".join((ROOT / BENCHMARKS).read_text().split())
-    full = re.search(r"The full unroll solves ([\d.]+)", text)
-    if full is None:
-        raise SystemExit(f"{BENCHMARKS} does not say what the full unroll solves.")
-    title = "Copy: the longest sequence solved"
-    level = ("full unroll", [float(full[1])])
-    recurrent_report.draw_scores(found, title, FOLDER / "recurrent-copy.png", level)
-
-
-def _scores(*headers: str) -> recurrent_report.Scores:
-    """The table of arms by windows that has these columns."""
-    head, body = table(BENCHMARKS, "arm", *headers)
-    windows = [int(numbers(cell)[0]) for cell in head[0][1:]]
-    return {
-        row[0]: {
-            window: seeds(cell)
-            for window, cell in zip(windows, row[1:], strict=True)
-            if cell != ".."
-        }
-        for row in body
-    }
+    path = FOLDER / f"recurrent-{task}.png"
+    recurrent_report.draw_scores(found, title, path, level)
 
 
 FIGURES = {

@@ -44,8 +44,3 @@ def tables(text: str) -> Iterator[tuple[Rows, Rows]]:
 def numbers(cell: str) -> list[float]:
     """All numbers in a cell: ``65.2 (64.3 to 66.5)`` has three."""
     return [float(found) for found in NUMBER.findall(cell)]
-
-
-def seeds(cell: str) -> list[float]:
-    """A median and the range over three seeds, as these three; one number stands for itself."""
-    return sorted(numbers(cell.replace("(1 seed)", "")))

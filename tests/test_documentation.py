@@ -91,6 +91,8 @@ PRINTED = [
     "README.rst",
     "docs/results.rst",
     "benchmarks/README.rst",
+    "examples/copy_task/README.rst",
+    "examples/penn_treebank/README.rst",
     "examples/row_mnist/README.rst",
 ]
 

@@ -110,23 +110,20 @@ def test_a_drawing_is_what_its_script_draws(folder, name):
         assert new == kept, f"python -m images {name}"
 
 
-def test_the_full_unroll_is_the_one_that_the_document_names(monkeypatch, folder):
+@pytest.mark.parametrize(
+    ("draw", "windows"), [(measured.rows, [1, 2, 7, 14]), (measured.copy, [2, 3, 4, 5])]
+)
+def test_windows_are_drawn_from_the_results(draw, windows, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(recurrent_report, "draw_scores", lambda *given: drawn.append(given))
-    measured.copy()
+    draw()
     ((found, _, _, level),) = drawn
-    assert level == ("full unroll", [25])
-    assert max(window for scores in found.values() for window in scores) == 5
-    measured.rows()
-    found, *_, level = drawn[1]
-    assert (level[0], len(level[1])) == ("full unroll", 3)
-    assert list(found["BPTT"]) == [1, 2, 7, 14]
-    other = folder / "README.rst"
-    text = (ROOT / measured.BENCHMARKS).read_text()
-    other.write_text(text.replace("The full unroll solves", "The full unroll reaches"))
-    monkeypatch.setattr(measured, "BENCHMARKS", str(other))
-    with pytest.raises(SystemExit, match="does not say what the full unroll solves"):
-        measured.copy()
+    assert level[0] == "full unroll"
+    assert level[1]
+    assert [list(scores) for scores in found.values()] == [windows] * 3
+    monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match="BPTT of .* has not been run"):
+        draw()
 
 
 def test_a_pipeline_waits_as_long_as_theory_says():
@@ -151,7 +148,6 @@ two   .. and more
 """
     ((head, body),) = tables.tables(text)
     assert (head, body) == ([["arm", "T = 2"]], [["one", "8 (7 to 9)"], ["two", ".. and more"]])
-    assert tables.seeds("8 (7 to 9)") == [7, 8, 9]
-    assert tables.seeds("15 (1 seed)") == [15]
+    assert tables.numbers("8 (7 to 9)") == [8, 7, 9]
     with pytest.raises(SystemExit, match="docs has no table with the columns nobody, knows"):
         tables.table("docs", "nobody", "knows")

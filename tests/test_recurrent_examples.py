@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_the_penn_treebank_is_read_from_a_folder(tmp_path):
     for part in ("valid", "test"):
         (tmp_path / f"ptb.{part}.txt").write_text(" a line of words \n" * 40)
     small = text.load(str(tmp_path), "word")
-    assert small.name == "penn, small split"
+    assert small.name == "penn small split"
     lines = [small.train.tolist().count(small.tokens.index(text.END_OF_LINE))]
     assert lines == [40 + 31]  # three quarters of the test text, to the end of a line
     (tmp_path / "ptb.train.txt").write_text(" other words \n" * 40)
@@ -160,6 +161,17 @@ def test_the_penn_treebank_is_read_from_a_folder(tmp_path):
     assert text.load(str(tmp_path), "char").tokens[0] == "\n"
     with pytest.raises(SystemExit, match=r"has no ptb.valid.txt and ptb.test.txt: put"):
         text.load(str(tmp_path / "nowhere"), "char")
+
+
+def test_a_name_of_text_is_enough_for_tables_unless_a_folder_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [text.name_of(name) for name in ("docs", "penn")] == ["docs", "penn"]
+    assert text.name_of("penn small split") == "penn small split"
+    Path("docs").mkdir()
+    Path("penn").mkdir()
+    for part in ("valid", "test"):
+        Path(f"penn/ptb.{part}.txt").touch()
+    assert [text.name_of(name) for name in ("docs", "penn")] == ["docs", "penn small split"]
 
 
 def test_the_embedded_text_is_there_in_full(monkeypatch):

@@ -9,11 +9,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from benchmarks.evidence.run import Run
-from benchmarks.evidence.sequences import PER_CENT
+from benchmarks.evidence.sequences import BITS, LONGEST, PER_CENT
 from examples import pictures
 from examples.pictures import BLACK, BLUE, BROWN, GRAY, GREEN, ORANGE, PINK, RED, VIOLET, WIDE
 
 TICKS = (1, 2, 5, 10, 20, 50)
+DIGITS = {PER_CENT: 2, LONGEST: 1, BITS: 3}
 COLORS = {
     "backprop": BLACK,
     "BPTT": BLACK,
@@ -46,25 +47,25 @@ def table(found: Outcomes, unit: str) -> str:
     An arm that no network has run yet is left out.
     """
     networks = _networks(found)
-    rows = [[unit, *networks]]
+    rows, digits = [[unit, *networks]], DIGITS[unit]
     for arm in dict.fromkeys(arm for (_, arm), seeds in found.items() if seeds):
-        rows.append([arm, *(_cell(found.get((network, arm))) for network in networks)])
+        rows.append([arm, *(_cell(found.get((network, arm)), digits) for network in networks)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([rule, lines[0].rstrip(), rule, *map(str.rstrip, lines[1:]), rule])
 
 
-def _cell(seeds: list[dict[str, Any]] | None) -> str:
+def _cell(seeds: list[dict[str, Any]] | None, digits: int) -> str:
     if seeds is None:
         return ""  # the network has no such arm
     scores = [one["score"] for one in seeds]
     if not scores:
         return "not run"
     if len(scores) == 1:
-        return f"{scores[0]:.2f} (1)"
+        return f"{scores[0]:.{digits}f} (1)"
     spread = (max(scores) - min(scores)) / 2
-    return f"{statistics.mean(scores):.2f} ±{spread:.2f} ({len(scores)})"
+    return f"{statistics.mean(scores):.{digits}f} ±{spread:.{digits}f} ({len(scores)})"
 
 
 def picture(found: Outcomes, path: Path, unit: str) -> None:

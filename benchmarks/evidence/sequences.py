@@ -13,11 +13,12 @@ from examples.data import name_of
 from examples.penn_treebank import main as penn_treebank
 from examples.row_mnist import main as row_mnist
 from examples.text import load as load_text
+from examples.text import name_of as text_name_of
 
 if TYPE_CHECKING:
     from benchmarks.evidence.run import Run
 
-PER_CENT = "test error, %"
+PER_CENT, LONGEST, BITS = "test error, %", "longest solved", "bits per character"
 FULL = 10_000  # a window that is as long as any sequence
 
 
@@ -98,15 +99,15 @@ TASKS = {
         (2, 3, 4, 5, FULL),
         copy,
         lambda source: "made",
-        "longest solved",
+        LONGEST,
         {},
     ),
     "penn": Task(
         Arm(hidden=512, synthesizer_lr=3e-4),
         (5, 8),
         penn,
-        lambda source: load_text(source, "char").name.replace(",", ""),
-        "bits per character",
+        text_name_of,
+        BITS,
         {},
     ),
 }
