@@ -141,7 +141,7 @@ class LossSynthesizer(nn.Module):
         return _weighted(message, factor)
 
     def _weight(self) -> Tensor:
-        """``W``, which a step moves as if it were the classifier's own."""
+        """``W``, which a step down its gradient moves as far as without ``gain``."""
         weight = self.classifier.weight
         if self.gain == 1:
             return weight
