@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni
-from dni.distributed import Stage, this_stage
+from dni.distributed import Stage, UpdateA, this_stage
 from dni.distributed.here import random_alike
 
 DTYPE = torch.float64
@@ -71,11 +71,19 @@ def main() -> None:
         compare_gradients(stage, network(), list(batches(0)))
     if "dies" in words and words[-1] == str(number) and os.environ["DNI_LIFE"] == "1":
         end = stage.downstream or stage.upstream
-        end.finish = end.channel.close = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        end.finish = end.channel.close = lambda: die(stage)
     for clock in stage.train(batches(stage.clock)):
         time.sleep(0.002)
         if "raises" in words and words[-1] == str(number) and os.environ["DNI_LIFE"] == "1":
             assert clock < 5, "an error in step 5"
+
+
+def die(stage: Stage) -> None:
+    """At once, but for what was handed over: what has not arrived would die with this process."""
+    while isinstance(stage.downstream, UpdateA) and stage.downstream.unanswered:
+        stage.downstream.learn(stage.clock)
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def compare_gradients(stage: Stage, whole: nn.Sequential, data: list[Batch]) -> None:
