@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.clones import ROOT, clone
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
@@ -27,14 +27,8 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what ``pip install`` brings: clone, source archive, wheel, installation."""
     folder = tmp_path_factory.mktemp("packaging")
-    clone = folder / "clone"
-    for part in ("dni", "pyproject.toml", "setup.py", "README.rst", "LICENSE", "images"):
-        source = ROOT / part
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        clone.mkdir(exist_ok=True)
-        copy(source, clone / part)
     build = "import setuptools.build_meta as b; print(b.build_sdist('../dist'))"
-    archive = run("-c", build, cwd=clone).split()[-1]
+    archive = run("-c", build, cwd=clone(folder / "clone")).split()[-1]
     with tarfile.open(folder / "dist" / archive) as opened:
         opened.extractall(folder / "source", filter="data")
     (source,) = (folder / "source").iterdir()

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import dni
+from tests.clones import clone
 from tests.documents import loops
 from tests.documents.blocks import run
-
-ROOT = Path(__file__).parents[2]
-PARTS = ("dni", "pyproject.toml", "setup.py", "README.rst", "LICENSE")
 
 
 @pytest.mark.parametrize("flags", [["."], ["-e", "."]], ids=" ".join)
 def test_install(tmp_path, flags):
     """``pip install .`` and ``pip install -e .``; what it needs is there already."""
-    source, target = tmp_path / "clone", tmp_path / "site"
-    source.mkdir()
-    for part in PARTS:
-        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-        copy(ROOT / part, source / part)
+    source, target = clone(tmp_path / "clone"), tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     # --ignore-installed: pip must not uninstall what these tests run on
     offline = ["--no-deps", "--no-build-isolation", "--ignore-installed", "--prefix", str(target)]
