@@ -112,6 +112,7 @@ TRIALS = {
         Arm("1e-5 3e-3", lr=1e-5, synthesizer_lr=3e-3),
         # about "DNI"
         Arm("decay from 5e-5", lr=5e-5, synthesizer_lr=3e-3, decay=True),
+        Arm("decay from 3e-4", lr=3e-4, synthesizer_lr=3e-3, decay=True),
         Arm("observe 500", lr=2e-5, synthesizer_lr=3e-3, observe=500),
         Arm("average 0.99", lr=2e-5, synthesizer_lr=3e-3, average=0.99),
         Arm("hidden 256", lr=2e-5, synthesizer_lr=3e-3, hidden=256),
