@@ -11,7 +11,7 @@ test: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict dni tests/typed.py
-	$(BIN)/python -m pytest -q -W error -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -W error -n 2 --dist loadfile
 	@$(MAKE) --no-print-directory docs
 
 # All anew: Sphinx warns of a page only when it reads it.

@@ -112,7 +112,7 @@ TRIALS = {
         Arm("1e-5 3e-3", lr=1e-5, synthesizer_lr=3e-3),
         # about "DNI"
         Arm("decay from 5e-5", lr=5e-5, synthesizer_lr=3e-3, decay=True),
-        Arm("decay from 3e-4", lr=3e-4, synthesizer_lr=3e-3, decay=True),
+        Arm("DNI decay", lr=3e-4, synthesizer_lr=3e-3, decay=True),
         Arm("observe 500", lr=2e-5, synthesizer_lr=3e-3, observe=500),
         Arm("average 0.99", lr=2e-5, synthesizer_lr=3e-3, average=0.99),
         Arm("hidden 256", lr=2e-5, synthesizer_lr=3e-3, hidden=256),
@@ -138,6 +138,7 @@ TOLD_TRIALS = {
     for arm in (
         Arm("backprop 3e-4", "backprop", lr=3e-4),
         Arm("backprop decay", "backprop", decay=True),
+        Arm("no backprop decay", "nothing", decay=True),
         Arm("cDNI decay", labels=True, decay=True),
         Arm("cDNI 3e-4 3e-3", labels=True, lr=3e-4, synthesizer_lr=3e-3),
         Arm("uncentred cDNI", labels=True, plain=True),

@@ -29,7 +29,8 @@ class MapSynthesizer(nn.Module):
     is at a place, and on nothing else. That is not enough. Where a map is flattened, each place
     has weights of its own in the layer above, and the gradient depends on *where*, and on what
     the whole map shows. :math:`S_2` is a :class:`BasicSynthesizer` over all blocks at once.
-    Convolutions alone lose to training the last layer only (``docs/results.rst``).
+    Told the labels, convolutions alone lose to training the last layer only, and this does not
+    (``docs/results.rst``).
 
     Args:
         shape: ``(channels, height, width)``. Other heights and widths work too, and are seen on

@@ -79,8 +79,10 @@ def main() -> None:
 
 
 def die(stage: Stage) -> None:
-    """At once, but for what was handed over: what has not arrived would die with this process."""
+    """By SIGKILL, once all batches are answered: what is still on its way out would be lost."""
+    latest = time.monotonic() + 60
     while isinstance(stage.downstream, UpdateA) and stage.downstream.unanswered:
+        assert time.monotonic() < latest, "the stage behind does not answer"
         stage.downstream.learn(stage.clock)
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
