@@ -29,8 +29,8 @@ class MapSynthesizer(nn.Module):
     is at a place, and on nothing else. That is not enough. Where a map is flattened, each place
     has weights of its own in the layer above, and the gradient depends on *where*, and on what
     the whole map shows. :math:`S_2` is a :class:`BasicSynthesizer` over all blocks at once.
-    Told the labels, convolutions alone lose to training the last layer only, and this does not
-    (``docs/results.rst``).
+    Told the labels, three convolutions on MNIST have 1.96 % of error with both, and 7.74 (one seed)
+    with :math:`S_1` alone (``docs/results.rst``).
 
     Args:
         shape: ``(channels, height, width)``. Other heights and widths work too, and are seen on
