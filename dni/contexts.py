@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -131,13 +131,25 @@ def backward_all(pairs: Sequence[tuple[Tensor, Tensor | None]], who: str) -> Non
         _state.deferred.extend(pairs)
         return
     try:
-        torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
+        with outside_autocast(pairs[0][0]):
+            torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
     except RuntimeError as error:
         if "a second time" in str(error):
             _checks.second_backward(who, error)
         if "functorch" in str(error):
             _checks.inside_transform(who, error)
         raise
+
+
+def outside_autocast(tensor: Tensor) -> AbstractContextManager[None]:
+    """For a backward pass during the forward pass: operations in the types of their forward.
+
+    Under autocast they would all be narrow, and 1e-9 is 0 in half precision.
+    """
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def current_context() -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import itertools
 import weakref
+from collections import deque
 from os import PathLike
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -51,6 +52,7 @@ class Monitor:
     Args:
         model: any module; interfaces are reported under their names (:func:`.interfaces_of`),
             those that :func:`.decouple` attached under the modules that they stand behind.
+        keep: of how many reads the history keeps what they gave; left out, of all.
 
     Example:
         >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
@@ -62,7 +64,8 @@ class Monitor:
         (0.0, 1)
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, keep: int | None = None) -> None:
+        _checks.positive("dni.diagnostics.Monitor", keep=keep)
         interfaces = interfaces_of(model)
         if not interfaces:
             _checks.shaped_before_watching(waiting(model), "dni.diagnostics.Monitor")
@@ -72,7 +75,7 @@ class Monitor:
             like = next(itertools.chain(objective.buffers(), interfaces[name].parameters()), None)
             device = None if like is None else like.device
             objective.record = torch.zeros(4, dtype=torch.float32, device=device)
-        self._history: dict[str, list[Measurement]] = {name: [] for name in interfaces}
+        self._history = {name: deque[Measurement](maxlen=keep) for name in interfaces}
         self._open = True
         self._stop = weakref.finalize(self, _stop, list(self._objectives.values()))
 

@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.hooks import RemovableHandle
 
 from dni import _checks, _trees
-from dni.interfaces import interfaces_of
+from dni.interfaces import UnidirectionalInterface, interfaces_of
 from dni.interfaces.unidirectional import inside_ddp
 from dni.interfaces.unshaped import waiting
 
@@ -40,7 +40,8 @@ class Replay:
 
     .. math:: L = \sum_S \frac{1}{n} \big\lVert S(h, c) - m / r \big\rVert^2
 
-    over the synthesizers :math:`S`, with a moment of its own memory drawn for each.
+    over the synthesizers :math:`S`, with a moment of its own memory drawn for each; that of an
+    :class:`AuxiliaryTask` counts by its weight.
 
     Such gradients join those of the newest messages, and one step of the optimiser uses all of
     them: a larger batch for the regression alone.
@@ -75,8 +76,8 @@ class Replay:
         interfaces = interfaces_of(model)
         _checks.shaped_before_watching(waiting(model), WHO)
         _checks.has_interfaces(len(interfaces), WHO)
-        found = {id(one.synthesizer): one.synthesizer for one in interfaces.values()}
-        self._memories = [_Memory(synthesizer, keep) for synthesizer in found.values()]
+        found = {id(one.synthesizer): one for one in interfaces.values()}
+        self._memories = [_Memory(one, keep) for one in found.values()]
         self._random = random.Random(0)  # the training's random numbers stay what they are
         hooks = [memory.synthesizer.register_forward_hook(memory) for memory in self._memories]
         self._stop = weakref.finalize(self, _remove, hooks)
@@ -117,8 +118,9 @@ class Moment(NamedTuple):
 class _Memory:
     """A forward hook of one synthesizer, and what it has seen being learnt."""
 
-    def __init__(self, synthesizer: nn.Module, keep: int) -> None:
-        self.synthesizer = synthesizer
+    def __init__(self, interface: UnidirectionalInterface, keep: int) -> None:
+        self.synthesizer = interface.synthesizer
+        self.weight = getattr(interface, "weight", 1.0)  # an auxiliary task's beside other losses
         self.moments: deque[Moment] = deque(maxlen=keep)
 
     def __call__(self, synthesizer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -132,16 +134,17 @@ class _Memory:
 
     def _wait(self, inputs: tuple[Any, ...], output: Tensor) -> None:
         _checks.not_replicated(inside_ddp(), WHO)
-        trigger, context = _trees.map_tensors(lambda _, one: one.detach().clone(), inputs)
+        given = _trees.map_tensors(lambda _, one: one.detach().clone(), inputs)
+        trigger, context = (*given, None)[:2]
         device = trigger.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         moment = Moment(trigger, context, output.detach(), narrow)
         output.register_hook(partial(self._arrived, moment))  # type: ignore[no-untyped-call]
 
     def _arrived(self, moment: Moment, gradient: Tensor | None) -> None:
-        """``dL/du = 2 (u - m / r) / n``; there is none of a message that was skipped."""
+        """``weight * 2 (u - m / r) / n``; there is none of a message that was skipped."""
         if gradient is not None and gradient.any():
-            target = moment.target - gradient * (gradient.numel() / 2)
+            target = moment.target - gradient * (gradient.numel() / (2 * self.weight))
             self.moments.append(moment._replace(target=target))
 
     def loss(self, draw: random.Random) -> Tensor:
@@ -150,7 +153,7 @@ class _Memory:
         token = _replaying.set(True)
         try:
             with torch.autocast(trigger.device.type, narrow, enabled=narrow is not None):
-                return mse_loss(self.synthesizer(trigger, context), target)
+                return self.weight * mse_loss(self.synthesizer(trigger, context), target)
         finally:
             _replaying.reset(token)
 

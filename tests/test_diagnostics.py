@@ -163,6 +163,17 @@ def test_a_table_has_a_line_for_each_interface():
     assert len({len(line) for line in lines}) == 1
 
 
+def test_a_history_may_be_short():
+    model = Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=False))
+    with Monitor(model, keep=2) as monitor:
+        for _ in range(3):
+            last = monitor.read()
+    assert [len(seen) for seen in monitor.history().values()] == [2, 2]
+    assert {name: seen[-1] for name, seen in monitor.history().items()} == last
+    with pytest.raises(ValueError, match="expected keep to be a positive integer, got 0"):
+        Monitor(model, keep=0)
+
+
 def test_the_history_as_a_file(tmp_path):
     model, step = decoupled()
     with Monitor(model) as monitor:

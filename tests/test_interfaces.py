@@ -163,6 +163,20 @@ def test_autocast_leaves_the_regression_in_float32():
     assert all(gradient.dtype == torch.float32 for gradient in gradients(model).values())
 
 
+@both_forms
+def test_under_autocast_a_gradient_passes_in_the_precision_of_its_forward_pass(unlock):
+    """1e-9 is 0 in half precision."""
+    layer = nn.Linear(3, WIDTH)
+    cut = dni.BackwardInterface(Fixed(torch.full((2, WIDTH), 1e-9)), unlock=unlock)
+    with torch.autocast("cpu", torch.float16):
+        with torch.autocast("cpu", enabled=False):
+            h = layer(torch.ones(2, 3))
+        out = cut(h)
+    out.sum().backward()
+    expected = torch.full((WIDTH, 3), 2e-9)
+    torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-5, atol=0)
+
+
 def test_gradcheck_where_the_gradient_is_true():
     observe = dni.BackwardInterface(synthesizer().double(), unlock=False, mix=1.0)
     h = torch.randn(2, WIDTH, dtype=torch.float64, requires_grad=True)

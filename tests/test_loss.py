@@ -114,6 +114,12 @@ def test_a_row_without_a_label_is_left_out():
     assert torch.equal(made(h, torch.full_like(y, -100)), torch.zeros_like(h))
 
 
+def test_labels_may_be_bytes():
+    """Of which 156 is what -100 would be."""
+    made, h, y = settled(classes=200), torch.randn(3, WIDTH), torch.tensor([1, 156, 199])
+    torch.testing.assert_close(made(h, y.byte()), made(h, y))
+
+
 @pytest.mark.parametrize(
     ("factor", "width"), [(1.0, WIDTH), (1e4, WIDTH), (0.25, WIDTH), (1.0, 32768)]
 )

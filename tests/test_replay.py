@@ -69,6 +69,24 @@ def test_a_moment_learnt_again_gives_the_gradient_that_it_gave(unlock, normalize
         assert all(parameter.grad is None for parameter in dni.base_parameters(model))
 
 
+def test_a_moment_of_an_auxiliary_task_counts_by_its_weight():
+    task = dni.AuxiliaryTask(synthesizer(), weight=0.25)
+    replay, state = dni.Replay(task, keep=1), torch.randn(5, 6, requires_grad=True)
+    task.send(torch.randn(5, 6), state)
+    first = gradients(task)
+    task.zero_grad()
+    next(replay.losses(1)).backward()
+    for name, gradient in gradients(task).items():
+        torch.testing.assert_close(gradient, first[name])
+
+
+def test_a_synthesizer_may_be_asked_without_a_context():
+    cut = dni.BackwardInterface(synthesizer(), unlock=False)
+    replay, h = dni.Replay(cut, keep=1), torch.randn(5, 6)
+    (cut.synthesizer(h) - 1).square().mean().backward()
+    assert next(replay.losses(1)).requires_grad
+
+
 def test_a_moment_is_learnt_again_in_the_precision_it_came_in():
     model = Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=False))
     replay = dni.Replay(model, keep=1)

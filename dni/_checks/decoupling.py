@@ -204,17 +204,18 @@ def refused(error: Exception, who: str) -> NoReturn:
 def shaped_before_loading(weights: bool, name: str) -> None:
     if weights:
         raise ValueError(
-            f"dni.decouple: a checkpoint needs synthesizers of a known shape; expected that for "
-            f"{name!r}, got a cut that waits for its first batch. Pass sample= to dni.decouple "
-            "before loading."
+            f"dni: a checkpoint needs synthesizers of a known shape; expected that for "
+            f"{name!r}, got a cut that waits for its first batch. Pass sample= to "
+            "dni.decouple, or run a batch, before loading."
         )
 
 
 def shaped_before_compiling(compiling: bool, name: str) -> None:
     if compiling:
         raise RuntimeError(
-            f"dni.decouple: a compiled network does not change; expected a known shape for "
-            f"{name!r}, got a cut that waits for its first batch. Pass sample= to dni.decouple."
+            f"dni: a compiled network does not change; expected a known shape for "
+            f"{name!r}, got a cut that waits for its first batch. Pass sample= to dni.decouple, "
+            "or run a batch before compiling."
         )
 
 
@@ -222,7 +223,7 @@ def shaped_before_watching(waiting: Sequence[str], who: str) -> None:
     if waiting:
         raise RuntimeError(
             f"{who}: expected interfaces, got cuts that wait for their first batch to have one "
-            f"({', '.join(waiting)}). Pass sample= to dni.decouple."
+            f"({', '.join(waiting)}). Pass sample= to dni.decouple, or run a batch first."
         )
 
 
@@ -236,7 +237,7 @@ def has_interfaces(count: int, who: str) -> None:
 
 def shaped_before_use(cause: Exception) -> NoReturn:
     raise ValueError(
-        "dni.decouple: expected parameters with a shape, got the place of a synthesizer that waits "
+        "dni: expected parameters with a shape, got the place of a synthesizer that waits "
         "for its first batch (or that no batch reaches). Pass sample= to dni.decouple, run a "
         "batch first, or look at dni.base_parameters(model)."
     ) from cause

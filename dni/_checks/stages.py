@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor, nn
 
@@ -304,6 +304,14 @@ def damaged(path: Path, error: Exception) -> None:
     warnings.warn(
         f"{WHO}: {path} cannot be read ({error}); the checkpoint before it is taken.", stacklevel=4
     )
+
+
+def cannot_be_kept(names: Sequence[str], error: Exception) -> NoReturn:
+    raise TypeError(
+        f"{WHO}: a checkpoint holds tensors, numbers and plain containers; expected such in the "
+        f"states of part and optimiser, got what needs {', '.join(names) or error}. Convert it, "
+        "as in float(rate) for a number of NumPy's."
+    ) from error
 
 
 def a_part(content: Mapping[str, Any] | None, stage: int, who: str) -> Mapping[str, Tensor]:

@@ -30,13 +30,15 @@ def output_dim_hint(output: Tensor, like: Tensor) -> str:
 
 def alike(one: Any, other: Any) -> bool:
     """Whether two messages have the same containers and sizes."""
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape
-    if type(one) is not type(other) or len(one) != len(other):
-        return False
-    if isinstance(one, dict):
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape
+    if isinstance(one, dict) and isinstance(other, dict):  # of any class: a channel keeps none
         return list(one) == list(other) and all(alike(one[key], other[key]) for key in one)
-    return all(alike(a, b) for a, b in zip(one, other, strict=True))
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return True
 
 
 def structure(message: Any) -> str:

@@ -110,10 +110,11 @@ def decouple(
     _checks.synthesizer_source(synthesizer, contexts, outputs, model, who)
     build = _builder(synthesizer, contexts)
     attached: dict[str, nn.Module] = {}
+    shaped: list[tuple[nn.Module, Unshaped, nn.Module]] = []
     for name, output in outputs.items():
         there = behind(places.modules[name])
         if isinstance(there, Unshaped) and sample is not None:
-            setattr(places.modules[name], ATTRIBUTE, there.shape(output))
+            shaped.append((places.modules[name], there, there.build(output)))
         if there is not None:
             continue
         make = partial(interfaces_for, build=build, name=name, options=options)
@@ -124,6 +125,8 @@ def decouple(
         else:
             with same_random_state(model.parameters()):
                 attached[name] = make(learning(output, name))
+    for module, there, interface in shaped:
+        setattr(module, ATTRIBUTE, there.becomes(interface))
     for name, interface in attached.items():
         attach(places.modules[name], interface)
         if not isinstance(interface, Unshaped):

@@ -12,6 +12,7 @@ from dni import _checks
 from dni.interfaces import UnidirectionalInterface
 from dni.interfaces.find import ATTRIBUTE
 
+INNER = (ATTRIBUTE, "parametrizations")  # children that are no part of what a module computes with
 One: TypeAlias = str | type[nn.Module]
 At: TypeAlias = One | Iterable[One]
 
@@ -57,12 +58,12 @@ def select(model: nn.Module, at: At, who: str) -> Places:
 
 
 def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All names of all modules, but for interfaces and what is in them."""
+    """All names of all modules, but for interfaces, parametrizations, and what is in them."""
     inside = None
     for name, module in model.named_modules(remove_duplicate=False):
         if inside is not None and name.startswith(inside):
             continue
-        if isinstance(module, UnidirectionalInterface) or name.split(".")[-1] == ATTRIBUTE:
+        if isinstance(module, UnidirectionalInterface) or name.split(".")[-1] in INNER:
             inside = f"{name}." if name else ""
         else:
             yield name, module
@@ -73,10 +74,18 @@ def leaves(known: dict[str, nn.Module]) -> list[nn.Module]:
     found = {
         module: None
         for module in known.values()
-        if all(key == ATTRIBUTE for key, _ in module.named_children())
-        and any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        if all(key in INNER for key, _ in module.named_children()) and _trains(module)
     }
     return list(found)
+
+
+def _trains(leaf: nn.Module) -> bool:
+    """Whether it has parameters of its own to train, parametrized or not."""
+    return any(
+        parameter.requires_grad
+        for name, parameter in leaf.named_parameters()
+        if not name.startswith(f"{ATTRIBUTE}.")
+    )
 
 
 def runs(module: nn.Module) -> bool:

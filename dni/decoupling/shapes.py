@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,8 +32,8 @@ def interfaces_for(
 def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str, Any]:
     """What the modules at ``places`` put out first for ``sample``, by their names.
 
-    Where nobody insists, those that are never called are left out, and leaves whose output is
-    the model's own; others of which that is true are warned of.
+    Where nobody insists, those that are never called are left out, and of leaves the heads; others
+    whose output is the model's own are warned of.
     """
     seen: dict[str, Any] = {}
     versions: dict[str, list[int]] = {}
@@ -51,24 +51,35 @@ def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str
             handle.remove()
     _checks.all_called([name for name in places.named if name not in seen], who)
     now = {name: [t._version for _, t in _trees.tensors(seen[name])] for name in seen}
-    own = {id(tensor) for _, tensor in _trees.tensors(result)}
-    ends = [
-        name
-        for name, output in seen.items()
-        if any(id(tensor) in own for _, tensor in _trees.tensors(output))
-    ]
+    ends = _at_the_end(seen, result)
     _checks.not_at_the_end([n for n in ends if n not in places.leaves | places.named], who)
-    ends = [name for name in ends if name in places.leaves]
-    _checks.not_in_place([n for n in seen if n not in ends and now[n] != versions[n]], who)
-    found = {name: seen[name] for name in places.modules if name in seen and name not in ends}
+    spared = heads(places, seen, result)
+    _checks.not_in_place([n for n in seen if n not in spared and now[n] != versions[n]], who)
+    found = {name: seen[name] for name in places.modules if name in seen and name not in spared}
     _checks.found_some(bool(found), "modules that the sample reaches", places.modules, who)
     return found
 
 
+def heads(places: Places, seen: dict[str, Any], result: Any) -> list[str]:
+    """The leaves that put out what the model does; or the last, where it does more with that."""
+    ends = [name for name in _at_the_end(seen, result) if name in places.leaves]
+    return ends or [name for name in seen if name == places.last]
+
+
+def _at_the_end(seen: dict[str, Any], result: Any) -> list[str]:
+    own = {id(tensor) for _, tensor in _trees.tensors(result)}
+    return [
+        name
+        for name, output in seen.items()
+        if any(id(tensor) in own for _, tensor in _trees.tensors(output))
+    ]
+
+
 def call(model: nn.Module, sample: Any, who: str) -> Any:
     """``model`` on ``sample``, without a trace: neither buffers nor random state change."""
-    keywords = sample if isinstance(sample, dict) else {}
-    arguments = () if keywords else sample if isinstance(sample, tuple) else (sample,)
+    named = isinstance(sample, Mapping)  # a dict, or what a tokenizer returns
+    keywords = dict(sample) if named else {}
+    arguments = () if named else sample if isinstance(sample, tuple) else (sample,)
     with same_random_state(model.parameters()), _silent(model), torch.enable_grad():
         try:
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

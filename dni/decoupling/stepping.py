@@ -58,6 +58,7 @@ class StepInBackward:
         incoming = self._incoming.pop(parameter, None)
         if incoming is not None:
             parameter.grad = incoming.clone()
+            self._used.discard(parameter)
         if not self.on:
             return
         groups = self.optimizer.param_groups

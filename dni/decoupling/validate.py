@@ -22,7 +22,7 @@ from torch.autograd.graph import Node
 from dni import _trees
 from dni._checks.words import shape, structure
 from dni.decoupling.select import At, select
-from dni.decoupling.shapes import call
+from dni.decoupling.shapes import call, heads
 
 
 class Problem(NamedTuple):
@@ -67,18 +67,22 @@ def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
         []
     """
     who = "dni.validate"
-    places = select(model, at, who).modules
-    cuts = {module: _Cut(name) for name, module in places.items()}
+    places = select(model, at, who)
+    cuts = {module: _Cut(name) for name, module in places.modules.items()}
     handles = [module.register_forward_hook(cut.keep) for module, cut in cuts.items()]
     try:
         result = call(model, sample, who)
     finally:
         for handle in handles:
             handle.remove()
+    seen = {cut.name: cut.outputs[0] for cut in cuts.values() if cut.outputs}
+    spared = heads(places, seen, result)  # which decouple leaves alone, as what is never called
+    met = places.named | (set(seen) - set(spared))
     graph = _Graph(result, {parameter: name for name, parameter in model.named_parameters()})
     return [
         Problem(cut.name, what, remedy)
         for cut in cuts.values()
+        if cut.name in met
         for what, remedy in cut.problems(graph)
     ]
 

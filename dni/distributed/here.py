@@ -3,11 +3,12 @@
 All processes run the same script and build the same model. Each finds in its environment which
 stage it is, keeps that part, and meets its neighbours in the store::
 
-    DNI_STAGE   its number, from 0            else RANK
-    DNI_STAGES  how many there are            else WORLD_SIZE
-    DNI_STORE   where they meet: a URL        else tcp://MASTER_ADDR:MASTER_PORT
-    DNI_RUN     which run, in a store of many
-    DNI_STATUS  where to write how it goes    else nowhere
+    DNI_STAGE      its number, from 0            else RANK
+    DNI_STAGES     how many there are            else WORLD_SIZE
+    DNI_STORE      where they meet: a URL        else tcp://MASTER_ADDR:MASTER_PORT
+    DNI_RUN        which run, in a store of many
+    DNI_INTERFACE  that of the network to use    else the loopback one
+    DNI_STATUS     where to write how it goes    else nowhere
 
 ``python -m dni.distributed.launch`` sets the left column, torchrun the right one.
 """
@@ -187,7 +188,7 @@ def _shapes(parts: list[nn.Sequential], sample: Any) -> list[Any]:
     """The activations behind all parts but the last, for ``sample``."""
     shapes = []
     for part in parts[:-1]:
-        sample = _trees.map_tensors(lambda _, h: h.detach(), call(part, sample, WHO))
+        sample = _trees.map_tensors(lambda _, h: h.detach(), call(part, (sample,), WHO))
         shapes.append(sample)
     return shapes
 

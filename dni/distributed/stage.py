@@ -225,7 +225,7 @@ class Stage:
         self.status.stepped()
 
     def save(self) -> None:
-        """Write a checkpoint, if there is anything new; it is on disk when this returns."""
+        """Write a checkpoint, if anything was trained; it is on disk when this returns."""
         if self.checkpoints is not None and (self.clock or self.rehearsed):
             self.checkpoints.save(self.clock, self.state_dict())
             self.status.saved = self.clock

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from dni.interfaces import BackwardInterface
+from dni.interfaces import BackwardInterface, ForwardInterface
 
 __all__ = ["Schedules", "early"]
 
@@ -32,4 +32,8 @@ class Schedules(NamedTuple):
 
 def early(model: nn.Module) -> list[str]:
     """The names of interfaces that send during the forward pass."""
-    return [name for name, module in model.named_modules() if getattr(module, "unlock", False)]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (BackwardInterface, ForwardInterface)) and module.unlock
+    ]

@@ -46,6 +46,8 @@ class DNICallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Look at the interfaces."""
+        if self.monitor is not None:  # of a training that was interrupted
+            self.monitor.close()
         self.monitor = Monitor(kwargs["model"])
 
     def on_step_begin(

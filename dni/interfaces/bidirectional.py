@@ -104,7 +104,7 @@ class BidirectionalInterface(nn.Module):
             self.backward_interface._send_upstream(leaves, back, self.backward_interface.factor)
 
     def receive(self, trigger: Any) -> Any:
-        """Part B's end: a synthetic message that intercepts its real gradient."""
+        """Part B's end: a synthetic message, one tensor, that intercepts its real gradient."""
         return self.backward_interface.make_trigger(self.forward_interface.receive(trigger))
 
     def _ask_both(

@@ -10,7 +10,7 @@ parameters in its place before it first steps::
 
 One that was made before the network was decoupled holds nothing, and the part below the cut
 would learn nothing, in silence. Both are seen by a hook on the steps of all optimisers, which
-is there only as long as something is waiting for it.
+returns at once where nothing is waiting for it.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _has_gradient(watched: weakref.ref[_Watched], parameter: Tensor) -> None:
 
 _waiting: list[weakref.ref[Placeholder]] = []  # that an optimiser may know
 _watched: list[_Watched] = []
-_hook: list[Any] = []  # while there are any of both
+_hook: list[Any] = []  # there from the first of both on: torch calls hooks while it counts them
 
 
 def _look() -> None:
@@ -122,6 +122,8 @@ def _look() -> None:
 
 def _before_step(optimizer: Optimizer, *_: Any) -> None:
     """Placeholders out, parameters in; who is still missed?"""
+    if not _waiting and not _watched:
+        return
     for group in optimizer.param_groups:
         if any(isinstance(parameter, Placeholder) for parameter in group["params"]):
             lists = [_instead_of(parameter) for parameter in group["params"]]
@@ -137,8 +139,6 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missed = [one for one in _watched if one.missed(known)]
     _watched[:] = [one for one in missed if one.steps <= PATIENCE]
-    if not _waiting and not _watched and _hook:
-        _hook.pop().remove()
     if len(_watched) < len(missed):
         _checks.optimizer_knows_synthesizers()
 

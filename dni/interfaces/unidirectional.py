@@ -119,9 +119,12 @@ class UnidirectionalInterface(nn.Module):
     def _learning(self) -> bool:
         return self.training and torch.is_grad_enabled()
 
-    def _predict(self, trigger: list[Tensor], like: list[Tensor] | None) -> Prediction:
+    def _predict(
+        self, trigger: list[Tensor], like: list[Tensor] | None, *, attached: bool = False
+    ) -> Prediction:
         """Ask the synthesizer, and check its answer against the real message ``like``."""
-        joined = _trees.join([tensor.detach() for tensor in trigger], self.who)
+        seen = trigger if attached else [tensor.detach() for tensor in trigger]
+        joined = _trees.join(seen, self.who)
         if like is not None:
             _checks.floating(like, self.who)
         version = _version(joined)

@@ -1,8 +1,8 @@
 """Where an interface will stand once a batch has shown the shape of its messages.
 
 A synthesizer has the width of the message that it predicts, and only a forward pass knows
-that. Until the first one an :class:`Unshaped` module holds the place, and a placeholder that
-of its parameters (:mod:`dni.interfaces.optimizers`).
+that. Until the first one an :class:`Unshaped` module holds the place, and a placeholder
+that of its parameters (:mod:`dni.interfaces.optimizers`).
 """
 
 from __future__ import annotations
@@ -39,10 +39,17 @@ class Unshaped(nn.Module):
 
     def shape(self, output: Any) -> nn.Module:
         """What to put here instead."""
+        return self.becomes(self.build(output))
+
+    def build(self, output: Any) -> nn.Module:
+        """What could stand here; nothing knows of it yet."""
         _checks.shaped_before_compiling(torch.compiler.is_compiling(), self.name)
         pairs = learning(output, self.name)
         with same_random_state(tensor for _, tensor in pairs):
-            made = self.make(pairs)
+            return self.make(pairs)
+
+    def becomes(self, made: nn.Module) -> nn.Module:
+        """``made``, which whoever knows this place knows from now on."""
         made.train(self.training)
         if not self.placeholder.requires_grad:  # frozen while it waited
             made.requires_grad_(False)

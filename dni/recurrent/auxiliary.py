@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from dni import _checks, _trees
-from dni.contexts import backward_all, current_context
+from dni.contexts import backward_all
 from dni.interfaces import UnidirectionalInterface
 
 
@@ -76,12 +76,11 @@ class AuxiliaryTask(UnidirectionalInterface):
             return
         real, _ = _trees.flatten(message, self.who)
         known, _ = _trees.flatten(trigger, self.who)
-        target = _trees.join([tensor.detach() for tensor in real], self.who)
-        output = self.synthesizer(_trees.join(known, self.who), current_context())
-        _checks.prediction(output, target, self.who)
+        output, snapshot = self._predict(known, real, attached=True)
         if not output.requires_grad:
             return
-        snapshot = self.objective.snapshot()
+        self._may_backpropagate()
+        target = _trees.join([tensor.detach() for tensor in real], self.who)
         if not any(parameter.requires_grad for parameter in self.synthesizer.parameters()):
             target, snapshot = self.objective.divided(target, snapshot), None  # its scale stays
         gradient = self.objective.gradient(output, target, snapshot, True, self.who)

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dni import _checks, _trees
-from dni.contexts import current_context, synthesizer_context
+from dni.contexts import current_context, outside_autocast, synthesizer_context
 from dni.interfaces import BackwardInterface
 from dni.recurrent.auxiliary import AuxiliaryTask
 from dni.synthesizers import BasicSynthesizer, Centered
@@ -189,7 +189,7 @@ class Synthesizer(nn.Module):
         _checks.state_to_cut(leaves, before.leaves if before and not before.kept else None, WHO)
         synthetic, _ = _trees.flatten(self.interface.receive(rebuild(leaves)), WHO)
         loss_was_first = before is not None and before.reached
-        with _checks.misplaced_line(WHO):
+        with _checks.misplaced_line(WHO), outside_autocast(leaves[0]):
             torch.autograd.backward(
                 leaves,
                 [self.factor * part for part in synthetic],

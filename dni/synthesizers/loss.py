@@ -165,9 +165,10 @@ class LossSynthesizer(nn.Module):
         _checks.context_shape(h.shape[:-1], classes, context, labels, who)
         if not labels:
             return context.to(h.dtype), torch.ones_like(context[..., :1], dtype=torch.bool)
+        context = context.long()  # of bytes, IGNORED would be 156
         known = context != IGNORED
         try:
-            return F.one_hot(torch.where(known, context, 0).long(), classes), known.unsqueeze(-1)
+            return F.one_hot(torch.where(known, context, 0), classes), known.unsqueeze(-1)
         except RuntimeError as error:
             _checks.labels_in_range(error, context, classes, who)
 

@@ -7,14 +7,23 @@ import gc
 import io
 import pickle
 import warnings
+from collections import UserDict
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import dni
 from dni.interfaces import optimizers
 from tests.decoupling.networks import CASES, Encoder, Shared, images, loss_of, mlp
+
+
+def learnt(layer):
+    """Its weight passes through another layer."""
+    parametrize.register_parametrization(layer, "weight", nn.Linear(4, 4))
+    return layer
 
 
 class Nest(nn.Module):
@@ -60,6 +69,17 @@ def test_frozen_leaves_are_no_leaves():
     model[0].requires_grad_(False)
     dni.decouple(model, "leaves", sample=images(4))
     assert list(dni.interfaces_of(model)) == ["1", "3"]
+
+
+@pytest.mark.parametrize("how", [parametrizations.weight_norm, learnt])
+def test_a_parametrized_leaf_is_a_leaf(how):
+    """Its weight is no activation to cut."""
+    model = nn.Sequential(how(nn.Linear(4, 4)), nn.ReLU(), how(nn.Linear(4, 4)))
+    wrapped = dni.DNI(copy.deepcopy(model))
+    dni.decouple(model, "leaves", sample=images(4))
+    assert list(dni.interfaces_of(model)) == ["0"]
+    wrapped(images(4)).sum().backward()
+    assert list(dni.interfaces_of(wrapped.network)) == ["0", "2"]
 
 
 def test_a_shared_module_has_one_interface():
@@ -222,7 +242,14 @@ def test_a_sample_leaves_interfaces_that_are_there_alone():
     assert cut.training
 
 
-@pytest.mark.parametrize("sample", [(torch.ones(2, 4),), {"input": torch.ones(2, 4)}])
+@pytest.mark.parametrize(
+    "sample",
+    [
+        (torch.ones(2, 4),),
+        {"input": torch.ones(2, 4)},
+        UserDict(input=torch.ones(2, 4)),  # as a tokenizer returns
+    ],
+)
 def test_a_sample_may_be_arguments_or_keywords(sample):
     model = dni.decouple(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), "0", sample=sample)
     assert len(dni.interfaces_of(model)) == 1
@@ -245,6 +272,23 @@ def test_the_head_is_the_leaf_that_puts_out_the_output():
             return self.head(self.body(x))
 
     model = dni.decouple(Backwards(), "leaves", sample=images(4))
+    assert list(dni.interfaces_of(model)) == ["body"]
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["sample", "lazy"])
+def test_a_head_may_stand_before_the_output(lazy):
+    class Probabilities(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.body(x).relu()).log_softmax(-1)
+
+    model = Probabilities()
+    assert dni.validate(model, images(4), "leaves") == []
+    dni.decouple(model, "leaves", sample=None if lazy else images(4))
+    loss_of(model, images(4)).backward()
     assert list(dni.interfaces_of(model)) == ["body"]
 
 
@@ -367,7 +411,7 @@ class TestAnOptimiserThatIsTooOld:
             self.steps(model, optimizer, 102)
         gc.collect()  # models of other tests are missed too
         self.steps(model, optimizer, 102)  # once is enough
-        assert optimizers._hook == []
+        assert not optimizers._watched
 
     def test_is_not_missed_where_another_one_steps(self):
         model = dni.decouple(mlp(), "2", sample=images(4))
@@ -399,14 +443,25 @@ class TestWithoutASample:
         assert len(groups[1]) == 8
         assert all(parameter.any() for parameter in groups[1])
 
-    def test_no_hook_on_optimisers_stays_behind(self):
+    def test_nothing_is_looked_for_behind_the_first_steps(self):
         model = dni.decouple(mlp(), "2")
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         loss_of(model, images(4)).backward()
         for _ in range(2):
             gc.collect()
             optimizer.step()
-        assert optimizers._hook == []
+        assert optimizers._waiting == optimizers._watched == []
+
+    def test_hooks_of_others_on_optimisers_go_on(self):
+        model, seen = dni.decouple(mlp(), "2"), []
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        other = register_optimizer_step_pre_hook(lambda *_: seen.append(1))
+        loss_of(model, images(4)).backward()
+        for _ in range(2):
+            gc.collect()
+            optimizer.step()
+        other.remove()
+        assert seen == [1, 1]
 
     def test_random_numbers_are_those_of_the_plain_network(self):
         model, x = mlp(), images(4)

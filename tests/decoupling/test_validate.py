@@ -53,7 +53,8 @@ EXPECTED = [
 def test_all_problems_are_found_at_once():
     model = Troubled()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = dni.validate(model, torch.randn(3, 4), "*")
+    names = [name for name, _ in model.named_children()]
+    found = dni.validate(model, torch.randn(3, 4), names)
     assert [problem.cut for problem in found] == [name for name, _ in EXPECTED]
     for problem, (_, what) in zip(found, EXPECTED, strict=True):
         assert problem.what.startswith(what)
@@ -72,6 +73,15 @@ def test_sound_cuts_have_no_problems(case, decoupled):
     if decoupled:
         dni.decouple(model, at, sample=x)
     assert dni.validate(model, x, at) == []
+
+
+def test_what_decouple_leaves_alone_is_no_problem():
+    """The head, and a leaf that is read and not called."""
+    model = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    assert dni.validate(model, torch.randn(2, 3, 4), "leaves") == []
+    assert dni.validate(mlp(), images(4), "leaves") == []
+    (problem,) = dni.validate(mlp(), images(4), ["leaves", "6"])
+    assert problem.what == "its output is the model's own"
 
 
 def test_a_cut_inside_a_residual_branch_is_sound():

@@ -219,6 +219,16 @@ def test_gradients_stay_until_the_next_backward_pass():
     assert torch.equal(weight.grad, once)
 
 
+def test_in_evaluation_gradients_add_up_as_they_do():
+    net, x = dni.DNI(nn.Linear(4, 3), optim="sgd", grad_lr=0.0, λ=1), images(4)
+    train(net, x, 1)
+    net.eval()
+    net.zero_grad()
+    for _ in range(2):
+        net(x).sum().backward()
+    assert torch.equal(net.network.bias.grad, torch.full((3,), 2.0 * len(x)))
+
+
 def test_a_method_of_the_network_trains_it_too():
     class Coder(nn.Module):
         def __init__(self):

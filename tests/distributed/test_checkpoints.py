@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -46,6 +47,15 @@ def test_a_damaged_one_is_named_and_the_one_before_it_taken(tmp_path: Path) -> N
     path.write_bytes(path.read_bytes()[:500])
     with pytest.warns(UserWarning, match=r"000000000002\.pt cannot be read.*before it is taken"):
         assert checkpoints.newest() == {"clock": 1}
+
+
+def test_what_could_not_be_read_again_is_named_at_once(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 0)
+    with pytest.raises(TypeError, match=r"plain containers.*numpy.*scalar.*float\(rate\)"):
+        checkpoints.save(1, {"optimizer": {"lr": np.float64(0.1)}})
+    assert list(checkpoints.folder.iterdir()) == []
+    checkpoints.save(1, {"optimizer": {"lr": 0.1}})
+    assert checkpoints.newest() == {"optimizer": {"lr": 0.1}}
 
 
 def test_nothing_in_it_is_executed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dni.distributed import (
     UpdateB,
     this_stage,
 )
-from dni.distributed.here import _fingerprint, random_alike
+from dni.distributed.here import _fingerprint, _shapes, random_alike
 from tests.distributed.networks import adam, network
 
 
@@ -57,6 +57,19 @@ def test_both_ends_of_an_edge_start_from_the_same_synthesizers(tmp_path: object)
     mine, theirs = a.downstream.interface(), b.upstream.interface()  # type: ignore[union-attr]
     for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):  # type: ignore[union-attr]
         assert torch.equal(one, other)
+
+
+def test_activations_may_be_structures(tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x.tanh()
+
+    class Sum(nn.Module):
+        def forward(self, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            return pair[0] + pair[1]
+
+    parts = _shapes([nn.Sequential(Pair()), nn.Sequential(Sum()), nn.Sequential()], torch.ones(2))
+    assert [type(h) for h in parts] == [tuple, torch.Tensor]
 
 
 def test_a_folder_with_stages_of_another_run_is_named(tmp_path: Path) -> None:

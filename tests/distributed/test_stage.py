@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni
-from dni import distributed
+from dni import _checks, distributed
 from dni.distributed import (
     Batch,
     Checkpoints,
@@ -369,6 +370,14 @@ def test_what_a_stage_needs_is_said() -> None:
         UpdateA(a, interface(), queue=-1)
     with pytest.raises(ValueError, match=r"UpdateB: expected patience to be a positive number"):
         UpdateB(b, patience=0)
+
+
+def test_a_channel_need_not_keep_the_class_of_a_dict() -> None:
+    h = OrderedDict(a=torch.ones(2, 3), b=torch.ones(2, 1))
+    gradient = {"a": torch.zeros(2, 3), "b": torch.zeros(2, 1)}
+    _checks.gradient_fits(gradient, h)
+    with pytest.raises(WireError):
+        _checks.gradient_fits(gradient | {"b": torch.zeros(2, 2)}, h)
 
 
 def test_gradients_of_another_shape_are_refused() -> None:

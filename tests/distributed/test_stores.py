@@ -17,6 +17,13 @@ def test_a_file_is_a_store(tmp_path: Path) -> None:
     assert other.get("key") == b"value"
 
 
+def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "run#1?"
+    folder.mkdir()
+    open_store(f"file://{folder}/store").set("key", "value")
+    assert [path.name for path in folder.iterdir()] == ["store"]
+
+
 def test_a_served_store_listens_on_loopback_alone() -> None:
     store, url = serve_store()
     port = int(url.rsplit(":", 1)[1])

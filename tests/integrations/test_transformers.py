@@ -5,8 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import dni
 from dni.integrations.transformers import DNICallback
@@ -46,6 +53,21 @@ def train(model: GPT2LMHeadModel, folder: Path, callback: DNICallback | None) ->
     )  # fmt: skip
     trainer.train()
     return trainer
+
+
+def test_a_training_that_was_interrupted_can_begin_anew(tmp_path: Path) -> None:
+    class Full(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            raise MemoryError
+
+    callback, model = DNICallback(), decoupled()
+    trainer = train(model, tmp_path, callback)
+    trainer.add_callback(Full())
+    with pytest.raises(MemoryError):
+        trainer.train()
+    trainer.remove_callback(Full)
+    trainer.train()
+    assert callback.monitor is None
 
 
 def test_the_metrics_join_the_trainers_log(tmp_path: Path) -> None:

@@ -112,3 +112,13 @@ def test_in_the_loop_it_is_given_the_context_of_the_state_it_predicts_from():
         with dni.synthesizer_context(torch.full((5, 1), float(index))):
             window.backward(output.sum(), state)
     assert [float(context[0, 0]) for context in inner.contexts] == [0, 1]
+
+
+def test_what_does_not_fit_is_named():
+    state = torch.randn(5, 6, requires_grad=True)
+    task = dni.AuxiliaryTask(cases.Fixed((state, state)), name="aux")
+    with pytest.raises(TypeError, match="'aux'.* returns one tensor"):
+        task.send(torch.randn(5, 6), state)
+    task = dni.AuxiliaryTask(cases.synthesizer(6), name="aux")
+    with pytest.raises(TypeError, match=r"'aux'.*expected dtype torch.float64"):
+        task.send(torch.randn(5, 6).double(), state.double())

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dni
+from tests.cases import Fixed
 
 SIZE, BATCH = 4, 5
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -245,6 +246,18 @@ def test_the_graph_of_a_window_is_freed_where_the_loss_came_first():
     training.synth.backward_synthetic(state)
     with pytest.raises(RuntimeError, match="a second time"):
         loss.backward()
+
+
+def test_under_autocast_what_is_sent_keeps_its_width():
+    """1e-9 is 0 in half precision."""
+    synth, layer = dni.Synthesizer(SIZE, is_lstm=False), nn.Linear(3, SIZE)
+    synth.interface.synthesizer = Fixed(torch.full((BATCH, SIZE), 1e-9))
+    with torch.autocast("cpu", torch.float16):
+        with torch.autocast("cpu", enabled=False):
+            state = layer(torch.ones(BATCH, 3))
+        synth.backward_synthetic(state)
+    expected = torch.full((SIZE, 3), synth.factor * BATCH * 1e-9)
+    torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-5, atol=0)
 
 
 def test_eval_mode_hands_the_state_through():
