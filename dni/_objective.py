@@ -108,7 +108,11 @@ class Objective(nn.Module):
         if snapshot is not None:
             m = m / (self._observe(mean_square, snapshot, who) if learning else _scale(snapshot))
         if self.record is not None:
-            unit = mean_square.sqrt() if self.own_scale else 1.0
+            unit: Tensor | float = 1.0
+            if self.own_scale:
+                unit = mean_square.sqrt()
+            elif snapshot is not None and not learning:  # perhaps nothing ever was
+                unit = torch.where(snapshot[1] > PRIOR, 1.0, mean_square.sqrt())
             self.record.add_(_measure(u / unit, m / unit))
         if not learning:
             return None

@@ -56,6 +56,16 @@ def test_zero_messages_do_not_count():
         assert monitor.read()[""].messages == 0
 
 
+def test_to_predict_nothing_is_measured_as_that():
+    """Of what never learns nobody knows the scale, but the messages' own."""
+    silent = dni.BackwardInterface(Fixed(torch.zeros(3, WIDTH)), unlock=False)
+    with Monitor(silent) as monitor:
+        silent(torch.randn(3, WIDTH, requires_grad=True)).backward(1e-5 * torch.randn(3, WIDTH))
+        (measured,) = monitor.read().values()
+    assert measured.loss == pytest.approx(1.0)
+    assert (measured.cosine, measured.norm_ratio, measured.messages) == (0.0, 0.0, 1)
+
+
 def test_a_frozen_synthesizer_is_measured_too():
     interface = dni.BackwardInterface(synthesizer().requires_grad_(False), unlock=False)
     moments = interface.objective.moments.clone()

@@ -194,6 +194,16 @@ def not_at_the_end(names: Sequence[str], who: str) -> None:
         )
 
 
+def called_once(names: Sequence[str], who: str) -> None:
+    if names:
+        warnings.warn(
+            f"{who}: {', '.join(map(repr, names))} is called several times in a forward pass, and "
+            "one synthesizer predicts at all those places. Give each place a module of its own, "
+            "cut where the network passes once, or name it.",
+            stacklevel=4,
+        )
+
+
 def refused(error: Exception, who: str) -> NoReturn:
     raise ValueError(
         f"{who}: expected a sample that the model takes (a tensor, a tuple of arguments or a dict "

@@ -62,10 +62,10 @@ def decouple(
             ``?`` stay within one name and ``**`` crosses dots (``"layer?"``,
             ``"encoder.layers.*"``); a type of modules; a list of these; or ``"leaves"``, every
             module without children that has parameters to train, but for the head, which needs
-            no prediction of what the loss tells it: the leaf that puts out the model's output
-            for ``sample``, or the one that was registered last. Behind an ``nn.Sequential``
-            means behind its last module. What a pattern, a type or ``"leaves"`` means and
-            ``sample`` does not reach is left alone.
+            no prediction of what the loss tells it: with a ``sample`` the leaf that puts out
+            the model's output, or else the one that runs last; without one, the leaf that was
+            registered last. Behind an ``nn.Sequential`` means behind its last module. What a
+            pattern, a type or ``"leaves"`` means and ``sample`` does not reach is left alone.
         synthesizer: an instance, where ``at`` means one module; or a function that builds one
             for the tensor that a module puts out. Left out, :func:`synthesizer_for`. Where a
             module puts out several tensors, every one has an interface of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -36,10 +37,12 @@ def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str
     whose output is the model's own are warned of.
     """
     seen: dict[str, Any] = {}
+    calls: Counter[str] = Counter()
     versions: dict[str, list[int]] = {}
     names = {module: name for name, module in places.modules.items()}
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+        calls[names[module]] += 1
         if seen.setdefault(names[module], output) is output:
             versions[names[module]] = [tensor._version for _, tensor in _trees.tensors(output)]
 
@@ -57,13 +60,14 @@ def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str
     _checks.not_in_place([n for n in seen if n not in spared and now[n] != versions[n]], who)
     found = {name: seen[name] for name in places.modules if name in seen and name not in spared}
     _checks.found_some(bool(found), "modules that the sample reaches", places.modules, who)
+    _checks.called_once([n for n in found if calls[n] > 1 and n not in places.named], who)
     return found
 
 
 def heads(places: Places, seen: dict[str, Any], result: Any) -> list[str]:
-    """The leaves that put out what the model does; or the last, where it does more with that."""
+    """The leaves that put out what the model does; or that ran last, where it does more with it."""
     ends = [name for name in _at_the_end(seen, result) if name in places.leaves]
-    return ends or [name for name in seen if name == places.last]
+    return ends or [name for name in list(seen)[-1:] if name in places.leaves]
 
 
 def _at_the_end(seen: dict[str, Any], result: Any) -> list[str]:

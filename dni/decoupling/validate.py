@@ -69,13 +69,18 @@ def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
     who = "dni.validate"
     places = select(model, at, who)
     cuts = {module: _Cut(name) for name, module in places.modules.items()}
-    handles = [module.register_forward_hook(cut.keep) for module, cut in cuts.items()]
+    seen: dict[str, Any] = {}
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+        seen.setdefault(cuts[module].name, output)
+        cuts[module].keep(output)
+
+    handles = [module.register_forward_hook(keep) for module in cuts]
     try:
         result = call(model, sample, who)
     finally:
         for handle in handles:
             handle.remove()
-    seen = {cut.name: cut.outputs[0] for cut in cuts.values() if cut.outputs}
     spared = heads(places, seen, result)  # which decouple leaves alone, as what is never called
     met = places.named | (set(seen) - set(spared))
     graph = _Graph(result, {parameter: name for name, parameter in model.named_parameters()})
@@ -121,8 +126,8 @@ class _Cut:
         self.outputs: list[Any] = []
         self.tensors: list[tuple[Tensor, Node | None, int]] = []  # as they were then
 
-    def keep(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        """A forward hook."""
+    def keep(self, output: Any) -> None:
+        """Of one call."""
         self.outputs.append(output)
         for _, tensor in _trees.tensors(output):
             if tensor.is_floating_point():

@@ -351,6 +351,20 @@ def test_an_operation_in_place_behind_a_cut_is_found_in_the_dry_run():
     assert dni.interfaces_of(model) == {}
 
 
+def test_a_module_that_runs_twice_is_warned_of():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.relu = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()
+
+        def forward(self, x):
+            return self.two(self.relu(self.one(self.relu(x)))).sum(-1)
+
+    with pytest.warns(UserWarning, match=r"'relu' is called several times .*, or name it"):
+        dni.decouple(Block(), nn.ReLU, sample=images(4).requires_grad_())
+    dni.decouple(Block(), "relu", sample=images(4).requires_grad_())
+
+
 @pytest.mark.filterwarnings("ignore:.*puts out what the model does")
 @pytest.mark.parametrize("lazy", [False, True], ids=["sample", "lazy"])
 @pytest.mark.parametrize(
