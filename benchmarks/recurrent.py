@@ -33,6 +33,7 @@ class Sequence:
         self.core, self.readout = nn.LSTM(FEATURES, UNITS), nn.Linear(UNITS, FEATURES)
         self.x, self.y = torch.randn(STEPS, BATCH, FEATURES), torch.randn(STEPS, BATCH, FEATURES)
         self.synthesizer = dni.BasicSynthesizer(2 * UNITS)
+        nn.init.normal_(self.synthesizer.input_trigger.weight, std=1e-3)  # a new one would say 0
         self.interface: dni.BackwardInterface | None = None
 
     def loss(self, x: Tensor, y: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -67,9 +68,13 @@ class Decoupled(Sequence):
 class ByHand(Sequence):
     """The arithmetic of :class:`Decoupled`, without the library."""
 
+    def __init__(self, window: int) -> None:
+        super().__init__(window)
+        self.moments = torch.full((2,), PRIOR)
+
     def run(self) -> None:
         """Steps 1 to 3 of :mod:`dni.recurrent.windows`."""
-        moments, state = torch.full((2,), PRIOR), None
+        moments, state = self.moments, None
         parts = list(zip(self.x.split(self.size), self.y.split(self.size), strict=True))
         for index, (x, y) in enumerate(parts):
             if index:  # the state as a leaf, and what is predicted for it
@@ -88,7 +93,8 @@ class ByHand(Sequence):
                 real = torch.cat([part.grad for part in start], -1)
                 moments = self.learn(predicted, real, found, moments)
         last = torch.cat([part.detach() for part in state], -1)
-        self.learn(self.synthesizer(last), torch.zeros_like(last), moments.clone(), moments)
+        zero = torch.zeros_like(last)
+        self.moments = self.learn(self.synthesizer(last), zero, moments.clone(), moments)
 
     def learn(self, predicted: Tensor, real: Tensor, found: Tensor, moments: Tensor) -> Tensor:
         """The regression; returns the new moments."""

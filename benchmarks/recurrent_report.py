@@ -10,15 +10,9 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 from examples import pictures
-from examples.pictures import BLACK, BLUE, GRAY, ORANGE, WIDE
+from examples.pictures import GRAY, WIDE
 
 LABELS = {"ms": "ms for the sequence", "peak MiB": "peak memory, MiB"}
-COLORS = {
-    "BPTT": BLACK,
-    "DNI": ORANGE,
-    "cDNI": BLUE,
-    "by hand": GRAY,
-}
 Scores = dict[str, dict[int, list[float]]]  # by arm and window, over the seeds
 Level = tuple[str, list[float]]  # a name and the seeds of what all windows are compared with
 
@@ -32,7 +26,12 @@ def draw_cost(rows: list[dict[str, Any]], path: Path) -> None:
             points = [(row["window"], row[key]) for row in rows if row["arm"] == name]
             style = "--" if name == "by hand" else "-"
             axes.plot(
-                *zip(*points, strict=True), style, color=COLORS[name], marker="o", ms=4, label=name
+                *zip(*points, strict=True),
+                style,
+                color=pictures.ARMS[name],
+                marker="o",
+                ms=4,
+                label=name,
             )
         axes.set(xscale="log", xlabel="window", title=label, ylim=(0, None))
         axes.set_xticks(windows, labels=map(str, windows))
@@ -43,16 +42,16 @@ def draw_cost(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_scores(found: Scores, title: str, path: Path, level: Level) -> None:
-    """Score against window, a line for each arm, a band over the seeds; a level right across."""
+    """Mean score against window, an arm a line, a band over its seeds; a level right across."""
     figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
     for number, (name, short) in enumerate(found.items()):
-        color = COLORS.get(name.removesuffix(" + aux"), f"C{number % 10}")
-        middle = [statistics.median(seeds) for seeds in short.values()]
+        color = pictures.ARMS.get(name.removesuffix(" + aux"), f"C{number % 10}")
+        middle = [statistics.mean(seeds) for seeds in short.values()]
         style = "--" if "aux" in name else "-"
         axes.plot(list(short), middle, style, marker="o", ms=4, label=name, color=color)
         low, high = map(min, short.values()), map(max, short.values())
         axes.fill_between(list(short), list(low), list(high), color=color, alpha=0.15, linewidth=0)
-    axes.axhline(statistics.median(level[1]), color=GRAY, ls=":", label=level[0])
+    axes.axhline(statistics.mean(level[1]), color=GRAY, ls=":", label=level[0])
     windows = sorted({window for by_window in found.values() for window in by_window})
     axes.set(xscale="log", xlabel="window", title=title)
     axes.set_xticks(windows, labels=map(str, windows))

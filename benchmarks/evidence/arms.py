@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dni
-from benchmarks.evidence.pieces import Averaged, Normed, Nothing, PerFeature, Unheld, head_for
+from benchmarks.evidence.pieces import (
+    Averaged,
+    Normed,
+    Nothing,
+    PerFeature,
+    Unheld,
+    close,
+    head_for,
+    loss,
+)
 from examples.data import CLASSES
 
-LOSSES = {"loss": dni.LossSynthesizer, "unheld": Unheld}
+KINDS: dict[str, Callable[[Tensor, int | None], nn.Module]] = {
+    "loss": partial(loss, dni.LossSynthesizer),
+    "unheld": partial(loss, Unheld),
+    "map": lambda h, classes: dni.synthesizer_for(h, 1, context_classes=classes),
+    "close": close,
+    "normed": lambda h, classes: dni.Centered(Normed(h.shape[1])),
+}
+"""A synthesizer for a first activation, and a number of classes where labels are told."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +40,8 @@ class Arm:
     heads; ``decay`` brings the network's down to zero in a straight line. ``replay`` messages of
     the last ``keep`` join each regression, or have steps of their own. For ``observe`` steps the
     real gradient passes on. ``average`` is the decay of an applied mean of the synthesizer. With
-    ``trust`` what is sent is multiplied by the cosine of the last fifty messages. What ``kind`` and
-    ``hidden`` do not say, :func:`dni.synthesizer_for` does.
+    ``trust`` what is sent is multiplied by the cosine of the last fifty messages. The synthesizer
+    is of a ``kind``, or the one that :func:`dni.synthesizer_for` finds.
     """
 
     name: str
@@ -41,13 +58,11 @@ class Arm:
     observe: int = 0
     average: float = 0.0
     plain: bool = False  # as older libraries build a synthesizer: not centred
-    close: bool = False  # for maps: 1 x 1 convolutions, which know no places
-    batch_norm: bool = False  # in the hidden layer of the synthesizer; of 1024, for vectors
     hidden: int | None = None
     n_hidden: int = 1
     per_feature: bool = False  # a scale for each feature of a message
     trust: bool = False
-    kind: str = ""  # of LOSSES; or "map": for maps a MapSynthesizer, labels or not
+    kind: str = ""  # of KINDS
 
     def decouple(self, network: nn.Module, at: str, sample: Tensor) -> None:
         """Put what this arm needs behind the modules ``at``."""
@@ -66,15 +81,9 @@ class Arm:
         classes = CLASSES if self.labels else None
 
         def build(h: Tensor) -> nn.Module:
-            if self.close:
-                made = dni.ConvSynthesizer(h.shape[1], 1, 256, 1, context_classes=classes)
-                return dni.Centered(made, (0, 2, 3))
-            if self.kind in LOSSES:
-                shape = tuple(h.shape[1:]) if h.dim() == 4 else h.shape[1]
-                return dni.Centered(LOSSES[self.kind](shape, CLASSES), 0)
-            if self.batch_norm:
-                return dni.Centered(Normed(h.shape[1]))
-            layers = self.n_hidden if self.kind == "map" or self.n_hidden != 1 else None
+            if self.kind:
+                return KINDS[self.kind](h, classes)
+            layers = self.n_hidden if self.n_hidden != 1 else None
             made = dni.synthesizer_for(h, layers, self.hidden, context_classes=classes)
             made = made.synthesizer if self.plain else made
             made = PerFeature(made, h.shape[1]) if self.per_feature else made
@@ -118,7 +127,7 @@ TRIALS = {
         Arm("hidden 256", lr=2e-5, synthesizer_lr=3e-3, hidden=256),
         Arm("hidden 2048", lr=2e-5, synthesizer_lr=3e-3, hidden=2048),
         Arm("two layers", lr=2e-5, synthesizer_lr=3e-3, n_hidden=2),
-        Arm("batch norm", lr=2e-5, synthesizer_lr=3e-3, batch_norm=True),
+        Arm("batch norm", lr=2e-5, synthesizer_lr=3e-3, kind="normed"),
         Arm("per feature", lr=2e-5, synthesizer_lr=3e-3, per_feature=True),
         Arm("trust", lr=2e-5, synthesizer_lr=3e-3, trust=True),
         Arm("1e-3 1e-3 trust", trust=True),
@@ -146,7 +155,7 @@ TOLD_TRIALS = {
         Arm("cDNI hidden 256", labels=True, hidden=256),
         Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),
         Arm("cDNI linear", labels=True, n_hidden=0),
-        Arm("cDNI close", labels=True, close=True),
+        Arm("cDNI close", labels=True, kind="close"),
         Arm("cDNI unheld", labels=True, kind="unheld"),
         Arm("cDNI map", labels=True, kind="map"),
         Arm("cDNI loss decay", labels=True, kind="loss", decay=True),

@@ -61,7 +61,7 @@ def train(
                     optimizer.zero_grad()
                 regression.backward()
             optimizer.step()
-            look = step % max(1, run.steps // 6) == 0 or step == run.steps
+            look = step * 6 // run.steps > (step - 1) * 6 // run.steps
             if look or (arm.trust and step % 50 == 0):
                 cosines = {name: one.cosine for name, one in monitor.read().items()}
             for name in cosines if arm.trust else ():

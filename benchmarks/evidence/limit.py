@@ -15,7 +15,6 @@ output and :math:`q` the true posterior: as the network becomes calibrated, noth
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -23,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dni
+from benchmarks import measure
 from benchmarks.evidence.networks import NETWORKS
 from examples.data import CLASSES, Images, load
-from examples.training import environment
 
 BATCH, EPOCHS, HELD_OUT = 256, 15, 6
 
@@ -103,9 +102,7 @@ def main() -> None:
             print(
                 f"{step:5d}{float(loss.detach()):7.3f}{cut:6d}{alone:12.2f}{told:20.2f}", flush=True
             )
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    content = {"rows": rows, "environment": environment(), "arguments": str(vars(arguments))}
-    arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    measure.write(arguments.json, arguments, rows)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class Plan(NamedTuple):
 
     build: Callable[[Shape], nn.Sequential]
     at: str
+    steps: int
+    batch: int
 
 
 def fully_connected(layers: int, shape: Shape) -> nn.Sequential:
@@ -45,11 +47,11 @@ def convolutional(layers: int, channels: int, shape: Shape) -> nn.Sequential:
 
 
 NETWORKS = {
-    f"fc{layers}": Plan(partial(fully_connected, layers), f"[1-{layers}]")
+    f"fc{layers}": Plan(partial(fully_connected, layers), f"[1-{layers}]", 3000, 256)
     for layers in (3, 4, 5, 6)
 }
 NETWORKS |= {
-    f"cnn{layers}": Plan(partial(convolutional, layers, 32), f"[0-{layers - 1}]")
+    f"cnn{layers}": Plan(partial(convolutional, layers, 32), f"[0-{layers - 1}]", 600, 256)
     for layers in (3, 4)
 }
-NETWORKS["cifar"] = Plan(partial(convolutional, 3, 128), "[0-2]")
+NETWORKS["cifar"] = Plan(partial(convolutional, 3, 128), "[0-2]", 1000, 64)

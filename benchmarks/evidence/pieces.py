@@ -37,6 +37,18 @@ class Normed(nn.Module):
         return message
 
 
+def loss(kind: type[dni.LossSynthesizer], h: Tensor, classes: int | None) -> nn.Module:
+    """A predicted loss for ``h``, a vector or a map."""
+    assert classes is not None
+    return dni.Centered(kind(h.shape[1] if h.dim() == 2 else h.shape[1:], classes), 0)
+
+
+def close(h: Tensor, classes: int | None) -> nn.Module:
+    """For maps: 1 x 1 convolutions, which know no places."""
+    made = dni.ConvSynthesizer(h.shape[1], 1, 256, 1, context_classes=classes)
+    return dni.Centered(made, (0, 2, 3))
+
+
 class Unheld(dni.LossSynthesizer):
     """In which many features count in full."""
 

@@ -11,22 +11,10 @@ import matplotlib.pyplot as plt
 from benchmarks.evidence.run import Run
 from benchmarks.evidence.sequences import BITS, LONGEST, PER_CENT
 from examples import pictures
-from examples.pictures import BLACK, BLUE, BROWN, GRAY, GREEN, ORANGE, PINK, RED, VIOLET, WIDE
+from examples.pictures import WIDE
 
 TICKS = (1, 2, 5, 10, 20, 50)
 DIGITS = {PER_CENT: 2, LONGEST: 1, BITS: 3}
-COLORS = {
-    "backprop": BLACK,
-    "BPTT": BLACK,
-    "no backprop": GRAY,
-    "raw DNI": RED,
-    "raw cDNI": BROWN,
-    "DNI": VIOLET,
-    "DNI replay": ORANGE,
-    "cDNI": BLUE,
-    "cDNI loss": PINK,
-    "local loss": GREEN,
-}
 Outcomes = dict[tuple[str, str], list[dict[str, Any]]]  # by network and arm, a run per seed
 
 
@@ -133,7 +121,7 @@ def _line(
     axes: Any, found: Outcomes, arm: str, x: list[Any], scores: list[Any], form: str = "-"
 ) -> None:
     """The mean over the seeds, and their range."""
-    color = COLORS.get(arm.removesuffix(" + aux"), f"C{_arms(found).index(arm) % 10}")
+    color = pictures.ARMS.get(arm.removesuffix(" + aux"), f"C{_arms(found).index(arm) % 10}")
     form = form.replace("-", "--") if "aux" in arm else form
     axes.plot(x, list(map(statistics.mean, scores)), form, color=color, label=arm, markersize=4)
     low, high = list(map(min, scores)), list(map(max, scores))

@@ -34,7 +34,10 @@ class Run(NamedTuple):
         return folder / name.replace(" ", "-")
 
     def found(self, folder: Path) -> dict[str, Any] | None:
-        """Its outcome, if there is one; never that of another batch size or of an arm as it was."""
+        """Its outcome, if there is one; never that of another batch size or of an arm as it was.
+
+        What an arm of today has no field for, has to have been left out.
+        """
         path = self.file(folder)
         if not path.is_file():
             return None
@@ -43,8 +46,9 @@ class Run(NamedTuple):
         except json.JSONDecodeError as error:
             raise SystemExit(f"{path} is not whole ({error}): remove it.") from None
         arm = SUBJECTS[self.network].arms[self.arm]
-        same = (content["run"], type(arm)(**content["arm"])) == (self._asdict(), arm)
-        if not same or "score" not in content:
+        was = {name: value for name, value in content["arm"].items() if value or name in vars(arm)}
+        same = was.keys() <= vars(arm).keys() and type(arm)(**was) == arm
+        if not same or content["run"] != self._asdict() or "score" not in content:
             raise SystemExit(
                 f"{path} is of another run or arm: remove it, or name other --results."
             )
@@ -55,17 +59,18 @@ def grid(
     networks: list[str],
     arms: list[str] | None,
     seeds: int,
-    steps: int,
-    batch: int,
+    steps: int | None,
+    batch: int | None,
     source: str | None,
 ) -> list[Run]:
     """Seed by seed, so that a first one is there soon; each network with those arms it has."""
     names = {network: SUBJECTS[network].data(source) for network in networks}  # once each
     return [
-        Run(network, arm, seed, steps, batch, names[network])
+        Run(network, arm, seed, steps or subject.steps, batch or subject.batch, names[network])
         for seed, network in itertools.product(range(seeds), names)
-        for arm in dict.fromkeys(arms or SUBJECTS[network].told)
-        if arm in SUBJECTS[network].arms
+        for subject in (SUBJECTS[network],)
+        for arm in dict.fromkeys(arms or subject.told)
+        if arm in subject.arms
     ]
 
 

@@ -10,7 +10,6 @@ script trains the same network with both, over rates that span five powers of te
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from statistics import mean
 
@@ -18,10 +17,11 @@ import torch
 import torch.nn.functional as F
 
 import dni
+from benchmarks import measure
 from benchmarks.evidence.networks import NETWORKS
 from dni.diagnostics import Monitor
 from examples.data import CLASSES, Images, load
-from examples.training import environment, error_rate
+from examples.training import error_rate
 
 RATES = (3e-3, 3e-4, 3e-5, 3e-6, 3e-7, 3e-8)
 EPSILON = 1e-18  # below every gradient of a regression here: it is not what hides them
@@ -83,8 +83,7 @@ def main() -> None:
             print(f"{kind:12s}{rate:>8.0e}{error:>15.2f}   {said}", flush=True)
             lines.append({"regression": kind, "rate": rate, "error": error, "cosines": seen})
     if arguments.json:
-        content = {"lines": lines, "environment": environment()}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+        measure.write(arguments.json, arguments, lines)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ class Task(NamedTuple):
 
     base: Arm
     windows: tuple[int, ...]
+    steps: Callable[[int], int]  # for a window
+    batch: int
     learn: Callable[[Run, Arm, str | None], dict[str, Any]]
     data: Callable[[str | None], str]  # its name
     unit: str
@@ -93,10 +95,21 @@ TRIALS: dict[str, dict[str, Any]] = {
 """What was tried, on the digits."""
 
 TASKS = {
-    "rows": Task(Arm(hidden=512), (1, 2, 7, 14, FULL), rows, name_of, PER_CENT, TRIALS),
+    "rows": Task(
+        Arm(hidden=512),
+        (1, 2, 7, 14, FULL),
+        lambda window: 1200,
+        100,
+        rows,
+        name_of,
+        PER_CENT,
+        TRIALS,
+    ),
     "copy": Task(
         Arm(lr=2e-3, synthesizer_lr=3e-3),
         (2, 3, 4, 5, FULL),
+        lambda window: 10_000,
+        32,
         copy,
         lambda source: "made",
         LONGEST,
@@ -105,6 +118,8 @@ TASKS = {
     "penn": Task(
         Arm(hidden=512, synthesizer_lr=3e-4),
         (5, 8),
+        lambda window: 150_000 // window,
+        32,
         penn,
         text_name_of,
         BITS,
@@ -113,10 +128,10 @@ TASKS = {
 }
 
 
-def networks() -> Iterator[tuple[str, Task, dict[str, Arm]]]:
+def networks() -> Iterator[tuple[str, Task, int, dict[str, Arm]]]:
     """Each task at each length of its windows, with its arms; its bare name is the full unroll."""
     for name, task in TASKS.items():
         for window in task.windows:
             changes = {"BPTT": {}} if window == FULL else ARMS | task.tried
             made = {key: replace(task.base, window=window, **new) for key, new in changes.items()}
-            yield name if window == FULL else f"{name}{window}", task, made
+            yield name if window == FULL else f"{name}{window}", task, window, made

@@ -16,18 +16,23 @@ if TYPE_CHECKING:
 
 
 class Subject(NamedTuple):
-    """By which arms it can be trained, on data of which name, and in which unit it is told."""
+    """By which arms it can be trained and for how long, on data of which name; told in a unit."""
 
     arms: Mapping[str, Any]
     told: Sequence[str]  # the arms of the table
+    steps: int
+    batch: int
     data: Callable[[str | None], str]
     unit: str
     learn: Callable[[Run, Any, str | None], dict[str, Any]]
 
 
 SUBJECTS = {
-    name: Subject(ALL, list(ARMS), name_of, PER_CENT, images.learn) for name in NETWORKS
+    name: Subject(ALL, list(ARMS), plan.steps, plan.batch, name_of, PER_CENT, images.learn)
+    for name, plan in NETWORKS.items()
 } | {
-    name: Subject(arms, list(sequences.ARMS), task.data, task.unit, task.learn)
-    for name, task, arms in sequences.networks()
+    name: Subject(
+        arms, list(sequences.ARMS), task.steps(window), task.batch, task.data, task.unit, task.learn
+    )
+    for name, task, window, arms in sequences.networks()
 }

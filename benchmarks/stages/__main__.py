@@ -16,6 +16,7 @@ whoever else uses the machine.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import statistics
@@ -43,13 +44,14 @@ def arms(stages: int, micro_batches: list[int]) -> dict[str, Arm]:
 
 def reached(run: Outcome, target: float) -> float:
     """Seconds until the test error was first at most ``target``."""
-    return min((at for at, error in run.curve if error <= target), default=float("nan"))
+    return min((at for at, error in run.curve if error <= target), default=math.inf)
 
 
 def line(runs: list[Outcome], one: list[Outcome], target: float) -> str:
     """A row of the table: medians over the turns, ratios from within each."""
     cpu = statistics.median(run.cpu_per_step for run in runs)
     its_cpu = statistics.median(run.cpu_per_step for run in one)
+    target_at = statistics.median(reached(run, target) for run in runs)
     values = {
         "speed": statistics.median(run.samples_per_second for run in runs),
         "ratio": measure.ratio(
@@ -57,13 +59,13 @@ def line(runs: list[Outcome], one: list[Outcome], target: float) -> str:
         ),
         "model": min(runs[0].at_most, os.cpu_count() or 1) * its_cpu / cpu,
         "error": statistics.median(run.test_error for run in runs),
-        "target": statistics.median(reached(run, target) for run in runs),
+        "target": "never" if math.isinf(target_at) else f"{target_at:.1f}",
         "held": runs[0].activation_bytes[0] / 2**20,
         "others": max(runs[0].activation_bytes[1:], default=0) / 2**20,
         "sent": runs[0].bytes_per_step / 2**20,
         "cpu": 1000 * cpu,
     }
-    form = "{speed:9.0f} {ratio:6.2f} {model:5.2f} {error:8.2f} {target:9.1f} {held:9.2f} "
+    form = "{speed:9.0f} {ratio:6.2f} {model:5.2f} {error:8.2f} {target:>9s} {held:9.2f} "
     form += "{others:6.2f} {sent:8.2f} {cpu:11.0f}"
     return f"{runs[0].arm:24s} " + form.format(**values)
 

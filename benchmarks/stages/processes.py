@@ -126,12 +126,12 @@ class Outcome:
 def outcome(arm: str, shares: list[Share], setting: Setting, data: Images) -> Outcome:
     """What the processes of an arm have done together; ``shares`` in the order of the stages."""
     whole = setting.network(data)
+    first = min(share.stamps[0] for share in shares)
     curve = []
     for step in shares[0].states:
         whole.load_state_dict(dni.distributed.merge(share.states[step] for share in shares))
-        seconds = max(share.stamps[step] for share in shares) - shares[0].stamps[0]
+        seconds = max(share.stamps[step] for share in shares) - first
         curve.append((seconds, network.error(whole, data)))
-    first = min(share.stamps[0] for share in shares)
     warm = max(share.stamps[setting.warmup] for share in shares)
     last = max(share.stamps[-1] for share in shares)
     measured = setting.steps - setting.warmup

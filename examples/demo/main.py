@@ -22,12 +22,6 @@ ARMS = {
     "cDNI": {"decoupled": True, "context": True},
 }
 REPLAY = {"DNI replay": 3}  # earlier messages that join each regression
-COLORS = {
-    "backprop": pictures.BLACK,
-    "DNI": pictures.VIOLET,
-    "DNI replay": pictures.ORANGE,
-    "cDNI": pictures.BLUE,
-}
 
 
 def main() -> None:
@@ -75,9 +69,9 @@ def draw(outcomes: dict[str, list[training.Outcome]], path: Path) -> None:
     for arm, runs in outcomes.items():
         steps = [step for step, _ in runs[0].curve]
         errors = torch.tensor([[error for _, error in run.curve] for run in runs])
-        axes.plot(steps, errors.mean(0), color=COLORS[arm], label=arm)
+        axes.plot(steps, errors.mean(0), color=pictures.ARMS[arm], label=arm)
         axes.fill_between(
-            steps, errors.amin(0), errors.amax(0), color=COLORS[arm], alpha=0.15, linewidth=0
+            steps, errors.amin(0), errors.amax(0), color=pictures.ARMS[arm], alpha=0.15, linewidth=0
         )
     axes.set(
         xlabel="step", ylabel="test error, %", yscale="log", title="Handwritten digits, 3 x 256"

@@ -59,7 +59,7 @@ def wrap(network: nn.Module, arguments: argparse.Namespace) -> dni.DNI:
     """The one line, with a rate for the network and a faster one for its synthesizers."""
     settings = {
         "optim": partial(torch.optim.Adam, lr=arguments.lr),
-        "grad_lr": arguments.synthesizer_lr or training.FASTER * arguments.lr,
+        "grad_lr": training.faster(arguments),
         "hidden_size": arguments.hidden,
         "λ": arguments.share,
     }
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=64, help="of the synthesizers")
     parser.add_argument("--synthesizer-lr", type=float, help="ten times --lr if left out")
     parser.set_defaults(steps=600, batch=64)
-    arguments = parser.parse_args()
+    arguments = training.parse(parser)
     if arguments.context and arguments.task == "copy":
         parser.error("--context conditions on the labels of images: --task fcn or cnn")
     torch.manual_seed(arguments.seed)

@@ -312,8 +312,10 @@ def deterministic(subject: Subject) -> None:
     @contextmanager
     def on() -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
-        yield
-        torch.use_deterministic_algorithms(False)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
 
     same(train(subject, around=on), train(subject), 0, 0)
 

@@ -71,8 +71,12 @@ class Windows(Subject):
             window.backward(scale(loss) if scale else loss, state)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """In evaluation mode alone."""
-        return F.cross_entropy(model.readout(model.core(x.expand(6, *x.shape))[0][-1]), y)
+        """In evaluation mode alone, where windows hand the state on."""
+        with torch.no_grad():
+            for window in dni.windows(x.expand(6, *x.shape), size=2, interface=model.interface):
+                output, state = model.core(*window, window.state)
+                window.backward(None, state)
+            return F.cross_entropy(model.readout(output[-1]), y)
 
     def wrapped(self, model: nn.Module, wrap: Wrap) -> nn.Module:
         model.core, model.readout = wrap(model.core), wrap(model.readout)
@@ -91,6 +95,9 @@ class Wrapped(Subject):
     """``dni.DNI``, which steps by itself."""
 
     def optimizers(self, model: nn.Module, **options: Any) -> list[torch.optim.Optimizer]:
+        for one in (model.optim, model.grad_optim):
+            for group in one.param_groups:
+                group.update(options)
         return []
 
 

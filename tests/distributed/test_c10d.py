@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from dni.distributed import (
 )
 from dni.distributed.c10d import VARIABLE, listening_on
 from dni.distributed.stores import interface_of_loopback
+from tests.distributed.processes import listening
 
 LONG = 60.0
 
@@ -348,7 +350,6 @@ def fail(stage: Stage) -> None:
 
 
 def test_a_way_that_does_not_exist_is_named(url: str) -> None:
-    made: list[C10dChannel] = []
     with pytest.warns(UserWarning, match="can be reached from other machines"):
         ends = [C10dChannel(open_store(url), "edge 0", end, interface="no0") for end in "AB"]
     for end in ends:
@@ -357,25 +358,17 @@ def test_a_way_that_does_not_exist_is_named(url: str) -> None:
     assert "no0" in ends[0].trouble
     for end in ends:
         end.abandon()
-    assert not made
 
 
 def test_only_loopback_listens(url: str, made: list[C10dChannel]) -> None:
-    def listeners() -> set[str]:
-        lines = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
-        fields = [line.split() for line in lines.splitlines()]
-        return {f[1] for f in fields if len(f) > 3 and f[3] == "0A"}
-
-    before = listeners()
+    before = listening(os.getpid())
     pair(url, made)
-    new = listeners() - before
+    new = listening(os.getpid()).keys() - before.keys()
     assert new
-    assert {address.split(":")[0] for address in new} == {"0100007F"}
+    assert {listening(os.getpid())[socket].split(":")[0] for socket in new} == {"0100007F"}
 
 
 def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     monkeypatch.setenv(VARIABLE, "eth7")
     with listening_on("lo"), listening_on("lo"):
         assert os.environ[VARIABLE] == "lo"

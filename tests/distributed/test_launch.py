@@ -9,12 +9,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from dni.distributed.launch import StageFailed, launch, main
+from tests.distributed.processes import listening
 
 TOLD = (  # how a script tells a test what it found
     "import json, os, signal, sys, time\n"
@@ -52,21 +52,6 @@ def gone(pids, within=10.0):
     while any(alive(pid) for pid in pids) and time.monotonic() < end:
         time.sleep(0.02)
     return not any(alive(pid) for pid in pids)
-
-
-def listening(pid):
-    """Sockets on which a process, or one that shares them, takes connections."""
-    lines = [
-        line.split()
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-    ]
-    sockets = {f"socket:[{words[9]}]" for words in lines if words[3] == "0A"}
-    found = []
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # the one that lists them
-            found.append(os.readlink(descriptor))
-    return sockets.intersection(found)
 
 
 def test_stages_know_what_they_are(script, tmp_path, capsys, monkeypatch):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from dni.distributed import (
     UpdateB,
     WireError,
     in_process,
+    status,
     take_turns,
 )
 from tests.distributed.networks import adam, batches, complete_stages, network, update_stages
@@ -424,6 +427,85 @@ def test_a_stage_trains_once() -> None:
     assert list(stage.train([])) == []
     with pytest.raises(RuntimeError, match=r"one call for the whole run.* Chain the epochs"):
         next(stage.train([]))
+
+
+class Told(nn.Module):
+    """An oracle: the context is the real gradient."""
+
+    def forward(self, trigger: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return context
+
+
+def in_pieces(folder: Path | None = None) -> tuple[nn.Sequential, Stage, Stage]:
+    """A network, and its two stages that step at every second batch."""
+    whole = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    below, above = distributed.split(whole, ["1"])
+    a, b = in_process()
+
+    def sgd(own: list[nn.Parameter], synthesizers: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(own, 0.5)
+
+    cut = UpdateA(a, dni.BackwardInterface(Told(), normalize=False), queue=4)
+    kept = None if folder is None else Checkpoints(folder, 0)
+    first = Stage(below, sgd, accumulate=2, every=1, downstream=cut, checkpoints=kept)
+    last = Stage(above, sgd, accumulate=2, upstream=UpdateB(b), loss=F.cross_entropy)
+    return whole, first, last
+
+
+def test_a_batch_in_pieces_makes_the_step_of_the_whole() -> None:
+    """Transparency: told the real gradients, both stages have those of plain backpropagation."""
+    whole, first, last = in_pieces()
+    plain = copy.deepcopy(whole)
+    x, y = torch.randn(8, 3).double(), torch.randint(2, (8,))
+    h = plain[1](plain[0](x))
+    h.retain_grad()
+    F.cross_entropy(plain[2](h), y).backward()
+    torch.optim.SGD(plain.parameters(), 0.5).step()
+    assert isinstance(last.upstream, UpdateB)
+    for piece in (slice(0, 4), slice(4, 8)):
+        first.advance(Batch(x[piece], y[piece], h.grad[piece]))
+        batch = last.upstream.poll()
+        assert batch is not None
+        last.advance(batch)
+        before = copy.deepcopy(whole.state_dict())
+        last.learn()
+        first.learn()
+        moved = [not torch.equal(one, before[name]) for name, one in whole.state_dict().items()]
+        assert moved == [piece.start == 4] * 4
+    for one, other in zip(whole.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_half_a_step_is_not_saved_and_made_at_the_end(tmp_path: Path) -> None:
+    _, first, last = in_pieces(tmp_path)
+    batch = torch.randn(4, 3).double(), torch.randint(2, (4,)), torch.randn(4, 4).double()
+    assert isinstance(last.upstream, UpdateB)
+    saved, weights = [], []
+    for clock in first.train([batch] * 3):
+        if clock == 3:
+            last.upstream.channel.close()
+        saved.append(first.status.saved)
+        weights.append(first.part[0].weight.detach().clone())
+    assert saved == [0, 2, 2]
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[2], first.part[0].weight)
+    newest = Checkpoints(tmp_path, 0).newest()
+    assert newest is not None
+    assert newest["clock"] == 3
+    assert torch.equal(newest["part"]["0.weight"], first.part[0].weight)
+
+
+def test_a_status_counts_steps_and_has_the_longest_time_between_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter((100.0, 107.0, 108.0, 111.0, 111.5))  # the first step takes what it takes
+    monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    stage, _ = first_and_channel(queue=1)
+    for _ in range(4):
+        stage.status.stepped()
+    said = stage.status.read()
+    assert said["longest_pause"] == 3.0
+    assert said["steps_per_second"] == pytest.approx(3 / 4.5)
 
 
 def test_data_need_no_length() -> None:
