@@ -72,7 +72,7 @@ def test_the_benchmark_of_a_step_runs(monkeypatch, tmp_path, capsys):
     assert all(row["ms"] > 0 and row["peak MiB"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("learn", ["backprop", "dni", "cdni", "local"])
+@pytest.mark.parametrize("learn", ["backprop", "dni", "cdni", "local", "nothing"])
 @pytest.mark.parametrize(("network", "unit"), [("resnet", "% test error"), ("transformer", "bits")])
 def test_any_network_trains_and_reports(monkeypatch, tmp_path, capsys, network, unit, learn):
     path = tmp_path / "outcome.json"

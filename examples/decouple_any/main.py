@@ -3,7 +3,7 @@
 A ResNet for digits and a transformer for text (``networks.py`` knows nothing of ``dni``) are
 cut into four parts by one call each. The word is ``--learn``: ``backprop`` attaches nothing,
 ``dni`` predicts gradients from activations, ``cdni`` from activations and labels, ``local``
-gives each part a loss of its own.
+gives each part a loss of its own, ``nothing`` leaves the lower ones as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dni.diagnostics import Measurement, Monitor
 from examples import data, text, training
 from examples.decouple_any.networks import ResNet18, Transformer
 
-LEARN = ("backprop", "dni", "cdni", "local")
+LEARN = ("backprop", "dni", "cdni", "local", "nothing")
 WINDOW = 64  # characters
 
 
@@ -75,9 +75,11 @@ def language(arguments: argparse.Namespace, generator: torch.Generator) -> Task:
     def score() -> float:
         starts = torch.arange(0, len(corpus.test) - WINDOW, WINDOW)
         losses = [
-            loss_of(network(x), y) for x, y in (cut(corpus.test, s) for s in starts.split(100))
+            len(part) * loss_of(network(x), y)
+            for part in starts.split(100)
+            for x, y in (cut(corpus.test, part),)
         ]
-        return float(sum(losses)) / len(losses) / math.log(2)
+        return float(sum(losses)) / len(starts) / math.log(2)
 
     return Task(corpus.name, network, "layers.[012]", size, batch, score, "bits per character")
 
@@ -95,8 +97,17 @@ def decouple(task: Task, learn: str, sample: Tensor) -> None:
         "dni": dni.synthesizer_for,
         "cdni": lambda h: dni.synthesizer_for(h, context_classes=task.classes),
         "local": lambda h: dni.LocalLossSynthesizer(head_for(h, task.classes), loss_of),
+        "nothing": lambda h: Silent(),
     }
     dni.decouple(task.network, task.at, synthesizers[learn], sample=sample)
+
+
+class Silent(nn.Module):
+    """Predicts nothing: what lies below the cut stays as it is."""
+
+    def forward(self, trigger: Tensor, context: object = None) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(trigger)
 
 
 def head_for(h: Tensor, classes: int) -> nn.Module:
