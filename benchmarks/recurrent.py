@@ -33,7 +33,7 @@ class Sequence:
         self.core, self.readout = nn.LSTM(FEATURES, UNITS), nn.Linear(UNITS, FEATURES)
         self.x, self.y = torch.randn(STEPS, BATCH, FEATURES), torch.randn(STEPS, BATCH, FEATURES)
         self.synthesizer = dni.BasicSynthesizer(2 * UNITS)
-        nn.init.normal_(self.synthesizer.input_trigger.weight, std=1e-3)  # a new one would say 0
+        nn.init.normal_(self.synthesizer.input_trigger.weight)  # a new one would say 0
         self.interface: dni.BackwardInterface | None = None
 
     def loss(self, x: Tensor, y: Tensor, state: Any) -> tuple[Tensor, Any]:
