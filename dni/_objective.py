@@ -111,8 +111,8 @@ class Objective(nn.Module):
             unit: Tensor | float = 1.0
             if self.own_scale:
                 unit = mean_square.sqrt()
-            elif snapshot is not None and not learning:  # perhaps nothing ever was
-                unit = torch.where(snapshot[1] > PRIOR, 1.0, mean_square.sqrt())
+            elif snapshot is not None and not learning:  # of what never learnt there is no scale
+                unit = torch.where(snapshot[1] > RATE / 2, 1.0, mean_square.sqrt())
             self.record.add_(_measure(u / unit, m / unit))
         if not learning:
             return None

@@ -52,7 +52,7 @@ class Monitor:
     Args:
         model: any module; interfaces are reported under their names (:func:`.interfaces_of`),
             those that :func:`.decouple` attached under the modules that they stand behind.
-        keep: of how many reads the history keeps what they gave; left out, of all.
+        keep: how many of the last reads the history keeps; left out, all.
 
     Example:
         >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
@@ -76,6 +76,7 @@ class Monitor:
             device = None if like is None else like.device
             objective.record = torch.zeros(4, dtype=torch.float32, device=device)
         self._history = {name: deque[Measurement](maxlen=keep) for name in interfaces}
+        self._reads = 0
         self._open = True
         self._stop = weakref.finalize(self, _stop, list(self._objectives.values()))
 
@@ -86,6 +87,7 @@ class Monitor:
         steps, costs nothing.
         """
         _checks.monitor_open(self._open)
+        self._reads += 1
         measured = {}
         for name, objective in self._objectives.items():
             assert objective.record is not None
@@ -129,7 +131,8 @@ class Monitor:
             writer = csv.writer(file)
             writer.writerow(["read", "interface", *Measurement._fields])
             for name, seen in self._history.items():
-                writer.writerows([read, name, *measured] for read, measured in enumerate(seen, 1))
+                first = self._reads - len(seen) + 1
+                writer.writerows([read, name, *one] for read, one in enumerate(seen, first))
 
     def scalars(self) -> dict[str, float]:
         """The last :meth:`read` as ``dni/<cut>/<quantity>``, of the cuts that had messages.

@@ -119,9 +119,14 @@ class _Memory:
     """A forward hook of one synthesizer, and what it has seen being learnt."""
 
     def __init__(self, interface: UnidirectionalInterface, keep: int) -> None:
+        self.interface = interface
         self.synthesizer = interface.synthesizer
-        self.weight = getattr(interface, "weight", 1.0)  # an auxiliary task's beside other losses
         self.moments: deque[Moment] = deque(maxlen=keep)
+
+    @property
+    def weight(self) -> float:
+        """An auxiliary task's, beside other losses; it may change."""
+        return getattr(self.interface, "weight", 1.0)
 
     def __call__(self, synthesizer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Wait for the gradient of the regression: with the output it tells the target."""

@@ -56,11 +56,13 @@ def test_zero_messages_do_not_count():
         assert monitor.read()[""].messages == 0
 
 
-def test_to_predict_nothing_is_measured_as_that():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_to_predict_nothing_is_measured_as_that(dtype):
     """Of what never learns nobody knows the scale, but the messages' own."""
-    silent = dni.BackwardInterface(Fixed(torch.zeros(3, WIDTH)), unlock=False)
-    with Monitor(silent) as monitor:
-        silent(torch.randn(3, WIDTH, requires_grad=True)).backward(1e-5 * torch.randn(3, WIDTH))
+    silent = dni.BackwardInterface(Fixed(torch.zeros(3, WIDTH, dtype=dtype)), unlock=False)
+    h, message = torch.randn(2, 3, WIDTH, dtype=dtype)
+    with Monitor(silent.to(dtype)) as monitor:
+        silent(h.requires_grad_()).backward(1e-5 * message)
         (measured,) = monitor.read().values()
     assert measured.loss == pytest.approx(1.0)
     assert (measured.cosine, measured.norm_ratio, measured.messages) == (0.0, 0.0, 1)
@@ -173,12 +175,15 @@ def test_a_table_has_a_line_for_each_interface():
     assert len({len(line) for line in lines}) == 1
 
 
-def test_a_history_may_be_short():
+def test_a_history_may_be_short(tmp_path):
     model = Chain(lambda: dni.BackwardInterface(synthesizer(), unlock=False))
     with Monitor(model, keep=2) as monitor:
         for _ in range(3):
             last = monitor.read()
     assert [len(seen) for seen in monitor.history().values()] == [2, 2]
+    monitor.to_csv(tmp_path / "history.csv")
+    with open(tmp_path / "history.csv", newline="") as file:
+        assert [row["read"] for row in csv.DictReader(file)] == ["2", "3"] * 2
     assert {name: seen[-1] for name, seen in monitor.history().items()} == last
     with pytest.raises(ValueError, match="expected keep to be a positive integer, got 0"):
         Monitor(model, keep=0)

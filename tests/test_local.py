@@ -182,3 +182,26 @@ def test_its_messages_are_not_normalized():
     assert dni.BackwardInterface(dni.Centered(made)).objective.moments is None
     with pytest.raises(ValueError, match="have a scale of their own"):
         dni.BackwardInterface(made, normalize=True)
+
+
+def test_under_autocast_its_gradient_passes_in_the_precision_of_its_forward_pass():
+    """1e-9 is 0 in half precision."""
+
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, h):
+            with torch.autocast("cpu", enabled=False):
+                return self.layer(h)
+
+    made, h = (
+        dni.LocalLossSynthesizer(Wide(), lambda scores, _: 1e-9 * scores.sum()),
+        torch.ones(2, 4),
+    )
+    plain = made(h)
+    with torch.autocast("cpu", torch.float16):
+        narrow = made(h)
+    assert plain.any()
+    torch.testing.assert_close(narrow, plain, rtol=1e-5, atol=0)

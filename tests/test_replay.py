@@ -72,6 +72,7 @@ def test_a_moment_learnt_again_gives_the_gradient_that_it_gave(unlock, normalize
 def test_a_moment_of_an_auxiliary_task_counts_by_its_weight():
     task = dni.AuxiliaryTask(synthesizer(), weight=0.25)
     replay, state = dni.Replay(task, keep=1), torch.randn(5, 6, requires_grad=True)
+    task.weight = 0.5  # from now on
     task.send(torch.randn(5, 6), state)
     first = gradients(task)
     task.zero_grad()

@@ -24,7 +24,7 @@ TRIED = (
 def main() -> None:
     """Run and print what the command line asks for."""
     parser = argparse.ArgumentParser(description="Do synthetic gradients learn?")
-    names = f"{', '.join(DEEP)} (default), or of {', '.join(SUBJECTS)}"
+    names = f"{', '.join(DEEP)} (default), or any of {', '.join(SUBJECTS)}"
     parser.add_argument("--data", help="digits (default), mnist, or a folder: see examples.data")
     parser.add_argument("--networks", nargs="+", choices=SUBJECTS, metavar="NETWORK", help=names)
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="others than the table's")
@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="six steps of each arm, one seed")
     arguments = parser.parse_args()
     if arguments.trials and (arguments.networks or arguments.arms or arguments.seeds):
-        parser.error("--trials says which networks, arms and seeds: leave out it, or those")
+        parser.error(
+            "--trials says which networks, arms and seeds: leave it out, or leave out those"
+        )
     folder = arguments.results or RESULTS
     if arguments.smoke:
         arguments.steps, arguments.batch, arguments.seeds = 6, 32, 1

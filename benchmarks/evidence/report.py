@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from benchmarks.evidence.run import Run
 from benchmarks.evidence.sequences import BITS, LONGEST, PER_CENT
@@ -71,7 +72,8 @@ def picture(found: Outcomes, path: Path, unit: str) -> None:
             if not seeds:
                 continue
             steps = [step for step, _ in seeds[0]["curve"]]
-            scores = list(zip(*([y for _, y in one["curve"]] for one in seeds), strict=True))
+            curves = [np.interp(steps, *zip(*one["curve"], strict=True)) for one in seeds]
+            scores = list(zip(*(curve.tolist() for curve in curves), strict=True))
             _line(panel, found, arm, steps, scores)
         panel.set(title=network)
         _scale(panel, unit)

@@ -197,9 +197,9 @@ def not_at_the_end(names: Sequence[str], who: str) -> None:
 def called_once(names: Sequence[str], who: str) -> None:
     if names:
         warnings.warn(
-            f"{who}: {', '.join(map(repr, names))} is called several times in a forward pass, and "
-            "one synthesizer predicts at all those places. Give each place a module of its own, "
-            "cut where the network passes once, or name it.",
+            f"{who}: called several times in a forward pass: {', '.join(map(repr, names))}; one "
+            "synthesizer would predict at all those places. Give each place a module of its own, "
+            "cut where the network passes once, or ask for it by name.",
             stacklevel=4,
         )
 

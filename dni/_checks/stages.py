@@ -306,12 +306,12 @@ def damaged(path: Path, error: Exception) -> None:
     )
 
 
-def cannot_be_kept(names: Sequence[str], error: Exception) -> NoReturn:
+def cannot_be_kept(names: Sequence[str]) -> NoReturn:
     raise TypeError(
         f"{WHO}: a checkpoint holds tensors, numbers and plain containers; expected such in the "
-        f"states of part and optimiser, got what needs {', '.join(names) or error}. Convert it, "
+        f"states of part and optimiser, got what needs {', '.join(names)}. Convert it, "
         "as in float(rate) for a number of NumPy's."
-    ) from error
+    )
 
 
 def a_part(content: Mapping[str, Any] | None, stage: int, who: str) -> Mapping[str, Tensor]:

@@ -37,12 +37,15 @@ def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str
     whose output is the model's own are warned of.
     """
     seen: dict[str, Any] = {}
+    ran: dict[str, Any] = {}
     calls: Counter[str] = Counter()
     versions: dict[str, list[int]] = {}
     names = {module: name for name, module in places.modules.items()}
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
         calls[names[module]] += 1
+        ran.pop(names[module], None)
+        ran[names[module]] = output
         if seen.setdefault(names[module], output) is output:
             versions[names[module]] = [tensor._version for _, tensor in _trees.tensors(output)]
 
@@ -54,9 +57,9 @@ def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str
             handle.remove()
     _checks.all_called([name for name in places.named if name not in seen], who)
     now = {name: [t._version for _, t in _trees.tensors(seen[name])] for name in seen}
-    ends = _at_the_end(seen, result)
+    ends = _at_the_end(ran, result)
     _checks.not_at_the_end([n for n in ends if n not in places.leaves | places.named], who)
-    spared = heads(places, seen, result)
+    spared = heads(places, ran, result)
     _checks.not_in_place([n for n in seen if n not in spared and now[n] != versions[n]], who)
     found = {name: seen[name] for name in places.modules if name in seen and name not in spared}
     _checks.found_some(bool(found), "modules that the sample reaches", places.modules, who)
@@ -64,17 +67,20 @@ def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str
     return found
 
 
-def heads(places: Places, seen: dict[str, Any], result: Any) -> list[str]:
-    """The leaves that put out what the model does; or that ran last, where it does more with it."""
-    ends = [name for name in _at_the_end(seen, result) if name in places.leaves]
-    return ends or [name for name in list(seen)[-1:] if name in places.leaves]
+def heads(places: Places, ran: dict[str, Any], result: Any) -> list[str]:
+    """The leaves whose output is the model's own; if there are none, the leaf that runs last.
+
+    ``ran`` has the last output of each module, in the order of their last calls.
+    """
+    ends = [name for name in _at_the_end(ran, result) if name in places.leaves]
+    return ends or [name for name in list(ran)[-1:] if name in places.leaves]
 
 
-def _at_the_end(seen: dict[str, Any], result: Any) -> list[str]:
+def _at_the_end(ran: dict[str, Any], result: Any) -> list[str]:
     own = {id(tensor) for _, tensor in _trees.tensors(result)}
     return [
         name
-        for name, output in seen.items()
+        for name, output in ran.items()
         if any(id(tensor) in own for _, tensor in _trees.tensors(output))
     ]
 

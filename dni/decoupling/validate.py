@@ -69,10 +69,11 @@ def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
     who = "dni.validate"
     places = select(model, at, who)
     cuts = {module: _Cut(name) for name, module in places.modules.items()}
-    seen: dict[str, Any] = {}
+    ran: dict[str, Any] = {}
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-        seen.setdefault(cuts[module].name, output)
+        ran.pop(cuts[module].name, None)
+        ran[cuts[module].name] = output
         cuts[module].keep(output)
 
     handles = [module.register_forward_hook(keep) for module in cuts]
@@ -81,8 +82,10 @@ def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
     finally:
         for handle in handles:
             handle.remove()
-    spared = heads(places, seen, result)  # which decouple leaves alone, as what is never called
-    met = places.named | (set(seen) - set(spared))
+    spared = heads(places, ran, result)  # which decouple leaves alone, as what is never called
+    met = places.named | (set(ran) - set(spared))
+    if not met:
+        return [Problem(name, *_left_out(name in spared)) for name in places.modules]
     graph = _Graph(result, {parameter: name for name, parameter in model.named_parameters()})
     return [
         Problem(cut.name, what, remedy)
@@ -90,6 +93,17 @@ def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
         if cut.name in met
         for what, remedy in cut.problems(graph)
     ]
+
+
+def _left_out(head: bool) -> tuple[str, str]:
+    """Why nothing is left to cut, and the remedy."""
+    if head:
+        return "it is the head, and the only leaf that runs", "Cut by name what stands before it"
+    return (
+        "it is never called",
+        "Cut after a module that is; functional code reads a module's parameters without "
+        "calling it",
+    )
 
 
 class _Graph:
@@ -137,11 +151,7 @@ class _Cut:
         """What is wrong, and the remedy."""
         nodes = {node for _, node, _ in self.tensors if node is not None}
         if not self.outputs:
-            yield (
-                "it is never called",
-                "Cut behind a module that is; functional code reads a module's parameters "
-                "without calling it",
-            )
+            yield _left_out(False)
         elif not self.tensors:
             yield (
                 f"unsupported output, {structure(self.outputs[0])}",

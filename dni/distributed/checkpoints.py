@@ -43,7 +43,6 @@ class Checkpoints:
         who = type(self).__name__
         self.folder = Path(folder) / f"stage-{_checks.count('stage', stage, 0, who)}"
         self.keep = _checks.count("keep", keep, 1, who)
-        self._tried = False
 
     def save(self, clock: int, content: Mapping[str, Any]) -> Path:
         """Write ``content`` at step ``clock``; on disk when this returns."""
@@ -56,24 +55,15 @@ class Checkpoints:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
-        if not self._tried:
-            self._try(partial)
+        if names := torch.serialization.get_unsafe_globals_in_checkpoint(partial):
+            partial.unlink()  # to be known now, and not when a stage has died
+            _checks.cannot_be_kept(names)
         partial.replace(path)
         _sync_folder(self.folder)
         for old in self.paths()[: -self.keep]:
             if old != path:  # which is older than one that could not be read
                 old.unlink(missing_ok=True)
         return path
-
-    def _try(self, partial: Path) -> None:
-        """What cannot be read again is to be known now, and not when a stage has died."""
-        try:
-            _load(partial)
-        except Exception as error:
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(partial)
-            partial.unlink()
-            _checks.cannot_be_kept(names, error)
-        self._tried = True
 
     def paths(self) -> list[Path]:
         """Those that are there, the newest last."""

@@ -7,7 +7,7 @@ stage it is, keeps that part, and meets its neighbours in the store::
     DNI_STAGES     how many there are            else WORLD_SIZE
     DNI_STORE      where they meet: a URL        else tcp://MASTER_ADDR:MASTER_PORT
     DNI_RUN        which run, in a store of many
-    DNI_INTERFACE  that of the network to use    else the loopback one
+    DNI_INTERFACE  the network's, as in eth0     else the loopback one
     DNI_STATUS     where to write how it goes    else nowhere
 
 ``python -m dni.distributed.launch`` sets the left column, torchrun the right one.

@@ -29,7 +29,7 @@ class Status:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         interfaces = [one for end in stage.ends if (one := end.interface()) is not None]
-        self.monitor = Monitor(nn.ModuleList(interfaces), keep=1) if interfaces else None
+        self._monitor = Monitor(nn.ModuleList(interfaces), keep=1) if interfaces else None
         self._loss: Tensor | None = None
         self._since = self._last = self._reported = time.monotonic()
         self._steps = 0
@@ -99,8 +99,8 @@ class Status:
 
     def _synthesizer(self) -> dict[str, float | None]:
         """Its loss and cosine since the last look; of several, the mean."""
-        if self.monitor is not None:
-            seen = [one for one in self.monitor.read().values() if one.messages]
+        if self._monitor is not None:
+            seen = [one for one in self._monitor.read().values() if one.messages]
             if seen:
                 self._measured = {
                     "synthesizer_loss": sum(one.loss for one in seen) / len(seen),

@@ -35,7 +35,9 @@ def open_store(url: str) -> Store:
     parts = urlsplit(url)
     _checks.store_url(url, parts.scheme, parts.path, parts.hostname, _port(url))
     if parts.scheme == "file":
-        return FileStore(url.partition("//")[2])  # a path as it is, "#" and "?" in it too
+        return FileStore(
+            url[len("file:") :].removeprefix("//")
+        )  # a path as it is, "#" and "?" in it too
     assert parts.hostname is not None
     assert parts.port is not None
     if not _loopback(parts.hostname):

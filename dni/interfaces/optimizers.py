@@ -112,7 +112,7 @@ def _has_gradient(watched: weakref.ref[_Watched], parameter: Tensor) -> None:
 
 _waiting: list[weakref.ref[Placeholder]] = []  # that an optimiser may know
 _watched: list[_Watched] = []
-_hook: list[Any] = []  # there from the first of both on: torch calls hooks while it counts them
+_hook: list[Any] = []  # never removed: torch iterates over its hooks while it calls them
 
 
 def _look() -> None:

@@ -244,7 +244,8 @@ class Synthesizer(nn.Module):
         trigger, target = (_trees.join(part, WHO) for part in (boundary.leaves, message))
         scale = objective.scaled(target.new_ones(()), objective.snapshot())
         loss = F.mse_loss(self.interface.synthesizer(trigger, boundary.context), target / scale)
-        own = torch.autograd.grad(loss, boundary.leaves)
+        with outside_autocast(loss):
+            own = torch.autograd.grad(loss, boundary.leaves)
         return [real + scale * extra for real, extra in zip(message, own, strict=True)]
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dni import _checks
+from dni.contexts import outside_autocast
 
 
 class LocalLossSynthesizer(nn.Module):
@@ -82,7 +83,8 @@ class LocalLossSynthesizer(nn.Module):
                 _checks.local_context(context, type(self).__name__, error)
                 raise
             _checks.local_loss(loss, type(self).__name__)
-            message, *gradients = torch.autograd.grad(loss, [h, *learning], allow_unused=True)
+            with outside_autocast(h):
+                message, *gradients = torch.autograd.grad(loss, [h, *learning], allow_unused=True)
         _checks.head_looks(message, type(self).__name__)
         if not torch.is_grad_enabled() or not learning:
             return message

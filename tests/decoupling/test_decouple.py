@@ -351,6 +351,19 @@ def test_an_operation_in_place_behind_a_cut_is_found_in_the_dry_run():
     assert dni.interfaces_of(model) == {}
 
 
+def test_a_head_that_ran_before_is_the_head():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.body = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.head(self.body(self.head(x))).log_softmax(-1)
+
+    model = dni.decouple(Twice(), "leaves", sample=images(4))
+    assert list(dni.interfaces_of(model)) == ["body"]
+
+
 def test_a_module_that_runs_twice_is_warned_of():
     class Block(nn.Module):
         def __init__(self):
@@ -360,7 +373,7 @@ def test_a_module_that_runs_twice_is_warned_of():
         def forward(self, x):
             return self.two(self.relu(self.one(self.relu(x)))).sum(-1)
 
-    with pytest.warns(UserWarning, match=r"'relu' is called several times .*, or name it"):
+    with pytest.warns(UserWarning, match=r"called several times .*: 'relu'; .*by name"):
         dni.decouple(Block(), nn.ReLU, sample=images(4).requires_grad_())
     dni.decouple(Block(), "relu", sample=images(4).requires_grad_())
 

@@ -84,6 +84,23 @@ def test_what_decouple_leaves_alone_is_no_problem():
     assert problem.what == "its output is the model's own"
 
 
+@pytest.mark.parametrize(
+    ("build", "sample", "at", "what"),
+    [
+        (
+            lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+            torch.randn(2, 3, 4), "*.out_proj", "it is never called",
+        ),
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh()), images(4), "leaves", "it is the head"),
+    ],
+)  # fmt: skip
+def test_where_nothing_is_left_to_cut_there_is_a_problem(build, sample, at, what):
+    (problem,) = dni.validate(build(), sample, at)
+    assert problem.what.startswith(what)
+    with pytest.raises(ValueError, match="expected to find modules that the sample reaches"):
+        dni.decouple(build(), at, sample=sample)
+
+
 def test_a_cut_inside_a_residual_branch_is_sound():
     build, inputs, _, _ = CASES["residual"]
     assert dni.validate(build(), inputs(), "layer2.0.conv1") == []

@@ -20,7 +20,8 @@ def test_a_file_is_a_store(tmp_path: Path) -> None:
 def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "run#1?"
     folder.mkdir()
-    open_store(f"file://{folder}/store").set("key", "value")
+    for url in (f"file://{folder}/store", f"file:{folder}/store"):
+        open_store(url).set("key", "value")
     assert [path.name for path in folder.iterdir()] == ["store"]
 
 
