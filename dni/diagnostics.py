@@ -51,7 +51,7 @@ class Monitor:
 
     Args:
         model: any module; interfaces are reported under their names (:func:`.interfaces_of`),
-            those that :func:`.decouple` attached under the modules that they stand behind.
+            those that :func:`.decouple` attached under the modules that they stand after.
         keep: how many of the last reads the history keeps; left out, all.
 
     Example:

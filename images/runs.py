@@ -1,6 +1,6 @@
 """Pictures of two short trainings on the digits that scikit-learn carries.
 
-Three layers of 256 (linear, batch norm, ReLU), a cut behind each, the network at 3e-4 and its
+Three layers of 256 (linear, batch norm, ReLU), a cut after each, the network at 3e-4 and its
 synthesizers at 3e-3, as in the demo. Every run starts from the same seed.
 """
 

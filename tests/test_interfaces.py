@@ -482,7 +482,7 @@ def test_a_module_made_on_meta_finds_its_weights_again():
 
 
 @both_forms
-def test_an_in_place_operation_behind_the_cut_is_an_error(unlock):
+def test_an_in_place_operation_after_the_cut_is_an_error(unlock):
     interface = dni.BackwardInterface(synthesizer(), unlock=unlock)
     h = trigger()
     before = h.detach().clone()

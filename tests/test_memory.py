@@ -57,7 +57,7 @@ def test_a_trigger_dies_with_its_step(unlock):
 
 
 @pytest.mark.parametrize("unlock", [True, False])
-def test_an_error_behind_the_cut_leaves_no_graph(unlock):
+def test_an_error_after_the_cut_leaves_no_graph(unlock):
     model = chain(unlock)
     x, y = batch()
     with dni.synthesizer_context(y):

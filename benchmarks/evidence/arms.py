@@ -65,7 +65,7 @@ class Arm:
     kind: str = ""  # of KINDS
 
     def decouple(self, network: nn.Module, at: str, sample: Tensor) -> None:
-        """Put what this arm needs behind the modules ``at``."""
+        """Put what this arm needs after the modules ``at``."""
         if self.learn == "backprop":
             return
         mix = 1.0 if self.observe else self.mix
@@ -73,7 +73,7 @@ class Arm:
         dni.decouple(network, at, self.builder(), sample=sample, **options)
 
     def builder(self) -> Callable[[Tensor], nn.Module]:
-        """What stands behind a module."""
+        """What stands after a module."""
         if self.learn == "local":
             return lambda h: dni.LocalLossSynthesizer(head_for(h), F.cross_entropy)
         if self.learn == "nothing":

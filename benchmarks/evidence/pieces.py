@@ -1,4 +1,4 @@
-"""What stands behind a cut in some of the arms, and is no part of the library."""
+"""What stands after a cut in some of the arms, and is no part of the library."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def costs(model: nn.Sequential) -> list[int]:
 
 
 def cuts(model: nn.Sequential, parts: int) -> list[str]:
-    """The children behind which ``model`` is cut: for ``dni.distributed.split(model, at=...)``.
+    """The children after which ``model`` is cut: for ``dni.distributed.split(model, at=...)``.
 
     Example:
         >>> from benchmarks.stages.network import cuts, network

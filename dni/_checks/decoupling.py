@@ -71,7 +71,7 @@ def not_empty(children: bool, name: str, who: str) -> None:
     if not children:
         raise ValueError(
             f"{who}: expected a module that computes something, got {name or 'the model'!r}, an "
-            "empty Sequential. Cut behind the module before it."
+            "empty Sequential. Cut after the module before it."
         )
 
 
@@ -81,13 +81,13 @@ def has_a_place(module: nn.Module, runs: bool, name: str, who: str) -> None:
     if not runs:
         raise ValueError(
             f"{who}: expected a module that is called, got {called}, a {what} without a forward. "
-            f"Cut behind modules in it: at='{name}.*'."
+            f"Cut after modules in it: at='{name}.*'."
         )
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         raise ValueError(
-            f"{who}: an interface lives in the module that it stands behind; expected one that "
+            f"{who}: an interface lives in the module that it stands after; expected one that "
             f"does not go through its children, got {called}, a {what}, which is a list of them. "
-            "Cut behind a module in it, or around it."
+            "Cut after a module in it, or around it."
         )
 
 
@@ -152,7 +152,7 @@ def decoupled_alike(differ: Mapping[str, Any], other: bool, name: str, who: str)
 def something_to_cut(found: bool, output: Any, name: str) -> None:
     if not found:
         raise ValueError(
-            f"dni.decouple: expected an output with a gradient behind {name or 'the model'!r}, got "
+            f"dni.decouple: expected an output with a gradient after {name or 'the model'!r}, got "
             f"{structure(output)}, none of which requires grad. Is all below it frozen? Then there "
             "is nothing to decouple; dni.validate(model, sample, at) lists all such places."
         )
@@ -171,7 +171,7 @@ def all_called(never: Sequence[str], who: str) -> None:
         raise ValueError(
             f"{who}: expected modules that the network calls, got {', '.join(map(repr, never))}, "
             "which the sample did not reach. Functional code may read a module's parameters "
-            "without calling it: cut behind a module that is called."
+            "without calling it: cut after a module that is called."
         )
 
 
@@ -180,7 +180,7 @@ def not_in_place(changed: Sequence[str], who: str) -> None:
         raise ValueError(
             f"{who}: expected modules whose output stays as it is, got "
             f"{', '.join(map(repr, changed))}, which what follows changes in place. Use the "
-            "out-of-place operation there (nn.ReLU() for nn.ReLU(inplace=True)), or cut behind it."
+            "out-of-place operation there (nn.ReLU() for nn.ReLU(inplace=True)), or cut after it."
         )
 
 

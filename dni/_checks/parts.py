@@ -13,7 +13,7 @@ def sequential(module: nn.Module, name: str, who: str) -> nn.Sequential:
     if not plain:
         raise TypeError(
             f"{who}: only a Sequential can be cut between its children; expected one at "
-            f"{name!r}, got {type(module).__name__}. Cut in front of it or behind it, or write "
+            f"{name!r}, got {type(module).__name__}. Cut in front of it or after it, or write "
             "the parts by hand."
         )
     assert isinstance(module, nn.Sequential)
@@ -32,7 +32,7 @@ def cut_is_in(name: str, rest: nn.Module, model: nn.Module, who: str) -> None:
     if name in dict(model.named_modules()) and name:
         raise ValueError(
             f"{who}: expected cuts in the order of the forward pass, each of them once; got "
-            f"{name!r} behind a later one."
+            f"{name!r} after a later one."
         )
     names = ", ".join(map(repr, list(dict(model.named_modules()))[1:9]))
     raise ValueError(f"{who}: expected the name of a module, such as {names}; got {name!r}.")
@@ -41,7 +41,7 @@ def cut_is_in(name: str, rest: nn.Module, model: nn.Module, who: str) -> None:
 def parts_stand_alone(parts: Sequence[nn.Module], who: str) -> None:
     if not any(True for _ in parts[-1].children()):
         raise ValueError(
-            f"{who}: expected cuts between modules, got one behind the last; leave it out."
+            f"{who}: expected cuts between modules, got one after the last; leave it out."
         )
     owners: dict[int, tuple[int, str]] = {}
     for number, part in enumerate(parts):

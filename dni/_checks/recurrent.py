@@ -224,7 +224,7 @@ def stepped_after_a_window(ready: bool, who: str) -> None:
     if not ready:
         raise RuntimeError(
             f"{who}: step() learns from windows; expected a backward_synthetic(hidden) since the "
-            "last step(), got none. Move step() to the end of the sequence, behind the loop over "
+            "last step(), got none. Move step() to the end of the sequence, after the loop over "
             "its windows."
         )
 

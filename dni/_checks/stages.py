@@ -135,7 +135,7 @@ def _last(trouble: str) -> str:
 def not_left(left: bool) -> None:
     if left:
         raise RuntimeError(
-            f"{WHO}: the stage behind has left before the data ended. Let it run until its "
+            f"{WHO}: the next stage has left before the data ended. Let it run until its "
             "train() is through; where the data end is the first stage's affair. If it has not "
             "come yet, the store remembers an earlier run: name another, or set DNI_RUN."
         )

@@ -75,7 +75,7 @@ def feature_width(tensor: Tensor, width: int, who: str) -> None:
         if tensor.dim() == 4:
             hint = (
                 "For maps (N, C, H, W) use what dni.synthesizer_for(maps) gives, or put the "
-                "interface behind the flattening"
+                "interface after the flattening"
             )
         raise ValueError(
             f"{who}: expected a trigger of {width} features in its last dimension, got shape "

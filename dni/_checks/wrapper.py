@@ -87,7 +87,7 @@ def plain_inside(decoupled: list[str], who: str) -> None:
         named = ", ".join(repr(name) if name else "the network itself" for name in decoupled[:4])
         raise ValueError(
             f"{who}: expected a plain network, or one that holds whole wrappers; got one that is "
-            f"decoupled behind {named}. Use the wrapper that it has, or dni.strip(network) first."
+            f"decoupled after {named}. Use the wrapper that it has, or dni.strip(network) first."
         )
 
 

@@ -1,9 +1,9 @@
-r"""Interfaces behind the modules of a network that somebody else wrote.
+r"""Interfaces after the modules of a network that somebody else wrote.
 
 An interface is a line in a ``forward``, and the ``forward`` of a library's ResNet is not
 there to be edited. Replacing its modules by wrapped ones would rename every parameter, and
 break every checkpoint. So an interface is attached from outside: it becomes a child of the
-module that it stands behind, named ``dni_interface``, and a forward hook passes the output
+module that it stands after, named ``dni_interface``, and a forward hook passes the output
 through it::
 
     layer3 --- output ---> [hook: layer3.dni_interface(output)] ---> layer4
@@ -26,7 +26,7 @@ from dni import _checks
 from dni.decoupling.select import At, Places, select
 from dni.decoupling.shapes import dry_run, interfaces_for
 from dni.interfaces import BackwardInterface
-from dni.interfaces.find import ATTRIBUTE, HOOK, behind
+from dni.interfaces.find import ATTRIBUTE, HOOK, attached_to
 from dni.interfaces.optimizers import watch
 from dni.interfaces.unshaped import Unshaped, learning, same_random_state
 from dni.synthesizers import synthesizer_for
@@ -49,7 +49,7 @@ def decouple(
     normalize: bool | None = None,
     nonfinite: str = "raise",
 ) -> Model:
-    r"""Put a :class:`BackwardInterface` behind modules of ``model``, in place.
+    r"""Put a :class:`BackwardInterface` after modules of ``model``, in place.
 
     An unchanged loop, ``loss.backward(); optimizer.step()``, then trains network and
     synthesizers. Call it before the optimiser is made, and before ``torch.compile``, DDP or
@@ -58,13 +58,13 @@ def decouple(
 
     Args:
         model: any network, in training or in evaluation mode.
-        at: behind what. A name as in ``model.named_modules()``; a pattern, in which ``*`` and
-            ``?`` stay within one name and ``**`` crosses dots (``"layer?"``,
+        at: the modules to cut after. A name as in ``model.named_modules()``; a pattern, in
+            which ``*`` and ``?`` stay within one name and ``**`` crosses dots (``"layer?"``,
             ``"encoder.layers.*"``); a type of modules; a list of these; or ``"leaves"``, every
             module without children that has parameters to train, but for the head, which needs
             no prediction of what the loss tells it: with a ``sample`` the leaf that puts out
             the model's output, or else the one that runs last; without one, the leaf that was
-            registered last. Behind an ``nn.Sequential`` means behind its last module. What a
+            registered last. After an ``nn.Sequential`` means after its last module. What a
             pattern, a type or ``"leaves"`` means and ``sample`` does not reach is left alone.
         synthesizer: an instance, where ``at`` means one module; or a function that builds one
             for the tensor that a module puts out. Left out, :func:`synthesizer_for`. Where a
@@ -112,7 +112,7 @@ def decouple(
     attached: dict[str, nn.Module] = {}
     shaped: list[tuple[nn.Module, Unshaped, nn.Module]] = []
     for name, output in outputs.items():
-        there = behind(places.modules[name])
+        there = attached_to(places.modules[name])
         if isinstance(there, Unshaped) and sample is not None:
             shaped.append((places.modules[name], there, there.build(output)))
         if there is not None:
@@ -149,7 +149,7 @@ def strip(model: Model) -> Model:
     """
     _checks.is_model(model, "dni.strip")
     for module in list(model.modules()):
-        if behind(module) is not None:
+        if attached_to(module) is not None:
             vars(module).pop(HOOK).remove()
             delattr(module, ATTRIBUTE)
     return model
@@ -213,7 +213,7 @@ def _same(
     name: str, module: nn.Module, synthesizer: Any, options: dict[str, Any], who: str
 ) -> None:
     """Decoupling twice is decoupling once, if it asks for the same."""
-    there = behind(module)
+    there = attached_to(module)
     if there is None:
         _checks.name_is_free(
             ATTRIBUTE in {**vars(module), **dict(module.named_children())}, name, who

@@ -157,7 +157,7 @@ class RNNDNI(DNINetwork):
         z_t, \mathit{hidden}_t = \mathrm{RNN}(h_t, \mathit{hidden}_{t-1}), \qquad s_t = W z_t + b
 
     ``(batch, time, features)`` is read along its time; ``(batch, features)`` is one step, and
-    the next call of the forward pass continues there: behind a cell that a loop runs.
+    the next call of the forward pass continues there: after a cell that a loop runs.
 
     Args:
         input_size, hidden_size, output_size: see :class:`DNINetwork`.

@@ -31,7 +31,7 @@ class Places(NamedTuple):
 
 
 def select(model: nn.Module, at: At, who: str) -> Places:
-    """The places behind the modules that ``at`` means."""
+    """The places after the modules that ``at`` means."""
     _checks.is_model(model, who)
     known = dict(modules(model))
     wanted: dict[nn.Module, list[One]] = {}
@@ -94,7 +94,7 @@ def runs(module: nn.Module) -> bool:
 
 
 def end_of(name: str, module: nn.Module, who: str) -> tuple[str, nn.Module]:
-    """Where an interface behind ``module`` can live: for a chain, behind its last link.
+    """Where an interface after ``module`` can live: for a chain, after its last link.
 
     ``nn.Sequential`` runs all its children, and would run one more.
     """

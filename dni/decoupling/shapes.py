@@ -1,4 +1,4 @@
-"""What the modules of a network put out, seen in a dry run, and what to put behind them."""
+"""What the modules of a network put out, seen in a dry run, and what to put after them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Problem(NamedTuple):
     """One thing that is wrong at one cut; as text it says all three."""
 
     cut: str
-    """The module that the interface would stand behind."""
+    """The module that the interface would stand after."""
     what: str
     """What is wrong there."""
     remedy: str
@@ -48,7 +48,7 @@ def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
         model: see :func:`decouple`.
         sample: what ``model`` is called with: a tensor, a tuple of arguments or a dict of
             keywords.
-        at: behind what modules; see :func:`decouple`.
+        at: the modules to cut after; see :func:`decouple`.
 
     Raises:
         ValueError: where ``at`` means nothing, or the model refuses the sample.
@@ -107,7 +107,7 @@ def _left_out(head: bool) -> tuple[str, str]:
 
 
 class _Graph:
-    """All nodes behind a result, and who uses which parameter."""
+    """All nodes after a result, and who uses which parameter."""
 
     def __init__(self, result: Any, names: dict[Tensor, str]) -> None:
         self.results = [tensor for _, tensor in _trees.tensors(result)]
@@ -155,7 +155,7 @@ class _Cut:
         elif not self.tensors:
             yield (
                 f"unsupported output, {structure(self.outputs[0])}",
-                "Cut behind a module that puts out floating-point tensors",
+                "Cut after a module that puts out floating-point tensors",
             )
         elif not nodes:
             yield (
@@ -165,7 +165,7 @@ class _Cut:
         elif not nodes & graph.nodes:
             yield (
                 "its output is unused: no gradient would come back for it",
-                "Leave it out, or cut behind what the network goes on with",
+                "Leave it out, or cut after what the network goes on with",
             )
         else:
             yield from self._in_use(nodes, graph)
@@ -181,7 +181,7 @@ class _Cut:
             yield (
                 "its output is changed in place after the cut",
                 "Use the out-of-place operation (nn.ReLU() for nn.ReLU(inplace=True)), or cut "
-                "behind that operation",
+                "after that operation",
             )
         if any(tensor is result for tensor, *_ in self.tensors for result in graph.results):
             yield (

@@ -1,7 +1,7 @@
 r"""A whole network, decoupled in one line, that trains itself during ``loss.backward()``.
 
 :func:`dni.decouple` leaves the training to a loop. :class:`DNI` takes it over: it wraps a
-network, cuts behind each of its leaves, and gives every parameter a step of its optimiser as
+network, cuts after each of its leaves, and gives every parameter a step of its optimiser as
 soon as its gradient is there (:mod:`dni.decoupling.stepping`)::
 
     loss.backward():  g at leaf 2 --> its synthesizer learns, and steps
@@ -29,7 +29,7 @@ from dni.decoupling.select import end_of, leaves, modules
 from dni.decoupling.shapes import interfaces_for
 from dni.decoupling.stepping import StepInBackward
 from dni.interfaces import BackwardInterface
-from dni.interfaces.find import ATTRIBUTE, behind
+from dni.interfaces.find import ATTRIBUTE, attached_to
 from dni.interfaces.unidirectional import inside_ddp
 from dni.interfaces.unshaped import Pairs, Unshaped, same_random_state
 from dni.parameters import base_parameters
@@ -71,8 +71,8 @@ class DNI(nn.Module):
         hidden_size: of the synthesizers; ``None`` is 10, as it was in the older library.
         λ: the share of backpropagation, from 0 (synthetic gradients only) to 1 (backpropagation
             only); an attribute that may change at any time.
-        recursive: cut behind every leaf that has parameters, the last one too; else only
-            behind ``network`` itself.
+        recursive: cut after every leaf that has parameters, the last one too; else only
+            after ``network`` itself.
         gpu_id: the number of a CUDA device to move to; -1 for none.
         normalize: see :class:`UnidirectionalInterface`; ``False`` is the older library's.
 
@@ -158,7 +158,7 @@ class DNI(nn.Module):
     def λ(self, value: float) -> None:
         self._λ = _checks.share(value, type(self).__name__)
         for name in self._names:
-            interface = behind(self.network.get_submodule(name))
+            interface = attached_to(self.network.get_submodule(name))
             for one in [] if interface is None else interface.modules():
                 if isinstance(one, BackwardInterface):
                     one.mix = self._λ
@@ -181,7 +181,7 @@ class DNI(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Optimisers and shapes, for ``state_dict``."""
-        here = {name: behind(self.network.get_submodule(name)) for name in self._shapes}
+        here = {name: attached_to(self.network.get_submodule(name)) for name in self._shapes}
         shapes = {name: self._shapes[name] for name, one in here.items() if one is not None}
         optimizers = {"optim": self.optim, "grad_optim": self.grad_optim if shapes else None}
         states = {name: one.state_dict() for name, one in optimizers.items() if one is not None}
@@ -204,7 +204,7 @@ class DNI(nn.Module):
         like = next(self.network.parameters()).detach().flatten()[0]
         for name, pairs in state["shapes"].items():
             module = self.network.get_submodule(name)
-            if isinstance(behind(module), Unshaped):
+            if isinstance(attached_to(module), Unshaped):
                 with same_random_state(()):
                     made = self._make(name, [(tuple(at), like.expand(size)) for at, size in pairs])
                 setattr(module, ATTRIBUTE, made)
@@ -222,7 +222,7 @@ class DNI(nn.Module):
         return cast(Any, self.network)[index]
 
     def _make(self, name: str, pairs: Pairs) -> nn.Module:
-        """What stands behind a module that puts out these tensors."""
+        """What stands after a module that puts out these tensors."""
         made = interfaces_for(pairs, self._build, name, self._options())
         self._shapes[name] = [(list(place), list(tensor.shape)) for place, tensor in pairs]
         new = [parameter for parameter in made.parameters() if parameter.requires_grad]
@@ -311,7 +311,7 @@ def _cuts(network: nn.Module, recursive: bool, who: str) -> dict[str, nn.Module]
     """The places of the interfaces, by name, but for what wrappers inside have decoupled."""
     theirs = {inner for outer in _wrappers(network) for inner in outer.modules()}
     ours = {name: module for name, module in modules(network) if module not in theirs}
-    decoupled = [name for name, module in ours.items() if behind(module) is not None]
+    decoupled = [name for name, module in ours.items() if attached_to(module) is not None]
     _checks.plain_inside(decoupled, who)
     if not recursive:
         return dict([end_of("", network, who)])

@@ -44,7 +44,7 @@ class Kind(IntEnum):
     BEAT = 6
     """The sender is alive."""
     HOLD = 7
-    """The sender takes no batches; a stage behind it is away."""
+    """The sender takes no batches; the next stage is away."""
     GO_ON = 8
     """It takes them again."""
     STOP = 9

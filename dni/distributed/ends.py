@@ -126,7 +126,7 @@ class EndA(End, ABC):
     """Whether the input of the network has to be known here."""
 
     def ready(self) -> bool:
-        """Whether the stages behind can go on, all of them."""
+        """Whether all later stages can go on."""
         return True
 
     @abstractmethod
@@ -134,7 +134,7 @@ class EndA(End, ABC):
         """Learn from a synthetic gradient of ``h``, and let the neighbour have what it needs."""
 
     def finish(self) -> None:
-        """There are no more batches; wait until all stages behind have finished."""
+        """There are no more batches; wait until all later stages have finished."""
 
 
 class EndB(End, ABC):

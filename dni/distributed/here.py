@@ -96,7 +96,7 @@ def this_stage(
 
     Args:
         model: an ``nn.Sequential``, built alike in all processes; see :func:`split`.
-        at: names of the modules behind which it is cut, one less than stages.
+        at: names of the modules after which it is cut, one less than stages.
         sample: an input of the network, for the shapes; its values do not matter.
         optimizer: see :class:`Stage`.
         loss: of the last stage.
@@ -185,7 +185,7 @@ def random_alike(cut: int) -> Iterator[None]:
 
 
 def _shapes(parts: list[nn.Sequential], sample: Any) -> list[Any]:
-    """The activations behind all parts but the last, for ``sample``."""
+    """The activations after all parts but the last, for ``sample``."""
     shapes = []
     for part in parts[:-1]:
         sample = _trees.map_tensors(lambda _, h: h.detach(), call(part, (sample,), WHO))

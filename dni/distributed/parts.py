@@ -27,7 +27,7 @@ def split(model: nn.Module, at: Sequence[str]) -> list[nn.Sequential]:
 
     Args:
         model: an ``nn.Sequential``; what is nested in it is cut too, where it is one as well.
-        at: names of modules, in the order of the forward pass; a cut is behind each.
+        at: names of modules, in the order of the forward pass; a cut is after each.
 
     Returns:
         one part more than cuts. They share the modules of ``model``, and run after one
@@ -54,7 +54,7 @@ def split(model: nn.Module, at: Sequence[str]) -> list[nn.Sequential]:
 def _cut(
     module: nn.Sequential, path: list[str], name: str = ""
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """What is up to ``path``, and what is behind it."""
+    """What is up to ``path``, and what is after it."""
     first, *deeper = path
     before: list[tuple[str, nn.Module]] = []
     after: list[tuple[str, nn.Module]] = []

@@ -13,9 +13,9 @@ __all__ = ["Reading"]
 
 
 class Reading(Feed):
-    """Batches from ``data``, one after another; none is lost while the stages behind are away.
+    """Batches from ``data``, one after another; none is lost while later stages are away.
 
-    Then the next few are read ahead and trained on. When the stages behind have come again, these
+    Then the next few are read ahead and trained on. When the later stages have come again, these
     are the first that they get.
 
     Args:

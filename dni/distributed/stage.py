@@ -37,7 +37,7 @@ class Stage:
             synthesizers that learn here, which often want another rate.
         loss: of the last stage: ``loss(output, target)``, a scalar.
         upstream: end B of the edge to the stage before; the first has none.
-        downstream: end A of the edge to the stage behind; the last has none.
+        downstream: end A of the edge to the next stage; the last has none.
         checkpoints: where to keep its state, and from where to take it up again.
         every: how many batches lie between two checkpoints.
         accumulate: how many batches the optimiser waits for; the loss is divided by it. A stage
@@ -119,7 +119,7 @@ class Stage:
 
         Yields:
             the clock, after each batch. To end early call :meth:`stop` and let the loop run out:
-            the stages behind are told so. Who leaves it by ``break`` just vanishes.
+            the later stages are told so. Who leaves it by ``break`` just vanishes.
         """
         _checks.has_data(batches is not None or not self.reads)
         _checks.trains_once(self._trained)
@@ -231,7 +231,7 @@ class Stage:
             self.status.saved = self.clock
 
     def finish(self) -> None:
-        """Write a checkpoint, wait for the stages behind to finish, and leave."""
+        """Write a checkpoint, wait for the later stages to finish, and leave."""
         if self._waiting:
             self._step()
         self.save()

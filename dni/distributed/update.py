@@ -14,7 +14,7 @@ having waited. One rule bounds all queues: end A goes on while at most ``queue``
 unanswered. With ``queue=0`` that is lock-step, the arithmetic of a single process.
 
 A neighbour that dies holds nobody up, nor does one that has been restarted and is not at work
-yet. Whoever stands behind it *rehearses* batches that it has kept, with their real gradients.
+yet. Whoever stands after it *rehearses* batches that it has kept, with their real gradients.
 Whoever stands before it rehearses too, with synthetic ones, and tells the stage before to do the
 same (``HOLD``), up to the one that reads the data, which reads no further. So the restarted stage
 misses only what was on its way to it. Each batch is rehearsed once, then all wait: the synthesizer
@@ -42,7 +42,7 @@ class UpdateA(EndA):
 
     Args:
         channel: end A of an edge.
-        interface: stands behind the part; its synthesizer learns here.
+        interface: stands after the part; its synthesizer learns here.
         queue: how many batches may be unanswered; 0 is lock-step.
         patience: seconds that the neighbour may be away for.
     """

@@ -2,7 +2,7 @@
 
 In automatic optimisation a decoupled module trains unchanged, in the form that is one graph
 (``unlock=False``, as :func:`dni.decouple` makes it). The early form sends its gradients during
-``training_step``, behind which Lightning calls ``zero_grad``: it needs manual optimisation::
+``training_step``, after which Lightning calls ``zero_grad``: it needs manual optimisation::
 
     def training_step(self, batch, index):
         x, y = batch
@@ -62,7 +62,7 @@ class DNICallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, now and then; of the batches that make up one step, behind the last."""
+        """Log, now and then; of the batches that make up one step, after the last."""
         step = trainer.global_step
         if self.monitor is not None and step != self._seen and step % self.every == 0:
             self.monitor.read()

@@ -27,7 +27,7 @@ class DNICallback(TrainerCallback):
     """Adds how good synthetic messages are to each log, and schedules ``mix`` and ``factor``.
 
     The numbers, ``dni/<cut>/<quantity>``, join those of the trainer: in ``state.log_history``, in
-    what it prints, and in callbacks that stand behind this one in ``callbacks=``.
+    what it prints, and in callbacks that stand after this one in ``callbacks=``.
 
     Args:
         mix: the share of real gradients at a step, a function of its number.

@@ -57,7 +57,7 @@ class BackwardInterface(UnidirectionalInterface):
       and a ``zero_grad()`` between forward and backward. Inside
       :func:`dni.defer_backward` every interface takes this form.
 
-    The output shares memory with ``h``; an in-place operation right behind the cut is an
+    The output shares memory with ``h``; an in-place operation right after the cut is an
     error of PyTorch's that says so. Use the out-of-place one, or clone.
 
     Args:

@@ -8,12 +8,12 @@ from dni import _checks
 from dni.interfaces.several import EachTensor
 from dni.interfaces.unidirectional import UnidirectionalInterface
 
-ATTRIBUTE = "dni_interface"  # of a decoupled module: the child behind it
+ATTRIBUTE = "dni_interface"  # of a decoupled module: the child after it
 HOOK = "dni_hook"  # and the handle of the hook that calls it
 
 
-def behind(module: nn.Module) -> nn.Module | None:
-    """What was attached behind ``module``, if anything was."""
+def attached_to(module: nn.Module) -> nn.Module | None:
+    """What was attached after ``module``, if anything was."""
     return dict(module.named_children()).get(ATTRIBUTE) if HOOK in vars(module) else None
 
 
@@ -21,7 +21,7 @@ def interfaces_of(model: nn.Module) -> dict[str, UnidirectionalInterface]:
     """All interfaces in ``model`` by their names: those written into it, and those attached.
 
     An interface that :func:`dni.decouple` attached is called like the module that it stands
-    behind (``"core[1][0]"`` where that puts out several tensors); one without a shape yet is
+    after (``"core[1][0]"`` where that puts out several tensors); one without a shape yet is
     not there.
 
     Example:

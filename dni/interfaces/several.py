@@ -1,4 +1,4 @@
-"""Interfaces behind a module that puts out several tensors, which nothing can join."""
+"""Interfaces after a module that puts out several tensors, which nothing can join."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Synthesizer(nn.Module):
         hidden_layers: of the perceptron; 0 is linear.
         factor: scale of the synthetic gradient where it is sent; the paper uses 0.1.
         allow_backwarding: whether the loss of the regression also reaches the state, in
-            units of the real gradients. Like every loss behind the state, it gets there by
+            units of the real gradients. Like every loss after the state, it gets there by
             way of the synthetic gradient.
         activation: class of the perceptron's activation.
         optimizer: class of its optimiser.
@@ -227,7 +227,7 @@ class Synthesizer(nn.Module):
         _checks.idle_steps(self._idle_steps, WHO)
 
     def _learn(self, boundary: _Boundary, after: _Boundary) -> None:
-        """3. One regression: the gradients of all losses behind the state are its target."""
+        """3. One regression: the gradients of all losses after the state are its target."""
         with synthesizer_context(boundary.context):
             if self.auxiliary is not None and boundary.reached:
                 self.auxiliary.send(after.synthetic, boundary.leaves)

@@ -140,7 +140,7 @@ class Window:
             index = torch.arange(start, stop, device=loop.lengths.device)
             mask = index[:, None] < loop.lengths
             self.mask = mask.t() if loop.time else mask
-            # rows that have not ended before this window, and behind it: (batch, 1)
+            # rows that have not ended before this window, and after it: (batch, 1)
             self._inside, self._ahead = ((loop.lengths > step)[:, None] for step in (start, stop))
         self._loop = loop
 
@@ -160,8 +160,8 @@ class Window:
         """
         self._loop._finish(self, loss, state)
 
-    def _behind(self, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
-        """``message`` in the rows that go on behind this window, ``other`` of it elsewhere."""
+    def _after(self, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
+        """``message`` in the rows that go on after this window, ``other`` of it elsewhere."""
         return message if self.mask is None else _choose(self._ahead, message, other)
 
     def _before(self, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
@@ -242,7 +242,7 @@ class Loop:
         leaves: list[Tensor],
         rebuild: _trees.Rebuild,
     ) -> None:
-        ahead = None if window.last else self._interface  # what knows of something behind this
+        ahead = None if window.last else self._interface  # what knows of something after this
         if ahead is not None and ahead.training:
             _checks.state_has_graph(leaves, WHO)
         synthetic = None
@@ -250,11 +250,11 @@ class Loop:
             if loss is not None:
                 backward(loss)  # 2.
             if ahead is not None:
-                synthetic = ahead.backward(window._behind(state, Tensor.detach))  # 3.
+                synthetic = ahead.backward(window._after(state, Tensor.detach))  # 3.
             if synthetic is None:
                 synthetic = rebuild(torch.zeros_like(leaf) for leaf in leaves)
             if self._auxiliary is not None and window.state is not None:
-                told = window._behind(synthetic, torch.zeros_like)
+                told = window._after(synthetic, torch.zeros_like)
                 with synthesizer_context(self._context):
                     self._auxiliary.send(told, window._before(window.state, Tensor.detach))
         if window.last and self._interface is not None:

@@ -43,7 +43,7 @@ class LossSynthesizer(nn.Module):
     .. math:: s = \frac{\mathit{scale}}{N} \, W^T (p - y) ,
 
     the gradient of the mean cross-entropy of a classifier that is not fitted to the labels, but so
-    that its gradient is the real one. It starts at :math:`W = 0`. Behind a cut in front of the last
+    that its gradient is the real one. It starts at :math:`W = 0`. At a cut in front of the last
     layer of a network it can be exact (of up to 1024 features, see below).
 
     It is for networks that are trained by a mean cross-entropy, without class weights; with batch

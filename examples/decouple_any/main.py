@@ -90,7 +90,7 @@ def loss_of(scores: Tensor, y: Tensor) -> Tensor:
 
 
 def decouple(task: Task, learn: str, sample: Tensor) -> None:
-    """The one word: what stands behind the first three parts."""
+    """The one word: what stands after the first three parts."""
     if learn == "backprop":
         return
     synthesizers: dict[str, Callable[[Tensor], nn.Module]] = {

@@ -44,7 +44,7 @@ def network(inputs: int, width: int, stages: int) -> nn.Sequential:
 
 
 def cuts(stages: int) -> list[str]:
-    """The modules behind which the network is cut."""
+    """The modules after which the network is cut."""
     return [str(LAYERS * stage) for stage in range(1, stages)]
 
 
@@ -87,7 +87,7 @@ def predict_input(x: Tensor, h: Tensor) -> nn.Module:
 
 
 class LabelBlind(dni.BasicSynthesizer):
-    """Does not look at a context: the stage behind would learn to read the label there."""
+    """Does not look at a context: the next stage would learn to read the label there."""
 
     def forward(self, trigger: Tensor, context: Tensor | None = None) -> Tensor:
         """The synthetic input."""

@@ -127,7 +127,7 @@ def loss_of(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def real_messages(model: nn.Module, names: list[str], x: Tensor) -> dict[str, list[Tensor]]:
-    """What backpropagation sends to each tensor behind each cut, in the order of the calls."""
+    """What backpropagation sends to each tensor after each cut, in the order of the calls."""
     reached: list[tuple[str, Tensor]] = []
 
     def keep(name: str) -> Callable[..., Any]:

@@ -45,7 +45,7 @@ class Nest(nn.Module):
     ("at", "cuts"),
     [
         ("stem", ["stem"]),
-        ("layers.1", ["layers.1.1"]),  # behind a chain is behind its last link
+        ("layers.1", ["layers.1.1"]),  # after a chain is after its last link
         ("layers.*", ["layers.0.1", "layers.1.1", "layers.2.1"]),
         ("layers.**", [f"layers.{k}.{j}" for k in range(3) for j in range(2)]),
         ("layer*", ["layer10"]),  # and not layers, a list that nobody calls
@@ -344,7 +344,7 @@ def test_a_type_that_means_the_head_too_is_warned_of():
         dni.decouple(mlp(), nn.Linear, sample=images(4))
 
 
-def test_an_operation_in_place_behind_a_cut_is_found_in_the_dry_run():
+def test_an_operation_in_place_after_a_cut_is_found_in_the_dry_run():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 3))
     with pytest.raises(ValueError, match=r"got '0', which what follows changes in place"):
         dni.decouple(model, "0", sample=images(4))
@@ -470,7 +470,7 @@ class TestWithoutASample:
         assert len(groups[1]) == 8
         assert all(parameter.any() for parameter in groups[1])
 
-    def test_nothing_is_looked_for_behind_the_first_steps(self):
+    def test_nothing_is_looked_for_after_the_first_steps(self):
         model = dni.decouple(mlp(), "2")
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         loss_of(model, images(4)).backward()

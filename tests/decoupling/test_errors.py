@@ -92,8 +92,8 @@ NEST = [
 ]
 ODD = [
     ("never", ValueError, "got 'never', which the sample did not reach"),
-    ("number", ValueError, r"an output with a gradient behind 'number', got Tensor\(2,\)"),
-    ("text", ValueError, "behind 'text', got a str"),
+    ("number", ValueError, r"an output with a gradient after 'number', got Tensor\(2,\)"),
+    ("text", ValueError, "after 'text', got a str"),
     ("empty", ValueError, "'empty', an empty Sequential"),
     ("chain", ValueError, "'chain', a Chain, which is a list of them"),
     ("volume", ValueError, r"got shape \(2, 2, 1, 2, 1\). Pass a synthesizer of your own"),

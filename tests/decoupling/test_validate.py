@@ -11,7 +11,7 @@ from tests.decoupling.networks import CASES, images, mlp
 
 
 class Troubled(nn.Module):
-    """One problem behind each of its modules."""
+    """One problem after each of its modules."""
 
     def __init__(self):
         super().__init__()

@@ -110,7 +110,7 @@ def test_the_older_librarys_arithmetic_is_one_argument():
     assert {cut.synthesizer.network.hidden_size for cut in cuts} == {10}
 
 
-def test_behind_every_leaf_or_behind_the_whole():
+def test_after_every_leaf_or_after_the_whole():
     assert list(dni.interfaces_of(_trained(dni.DNI(mlp())).network)) == ["0", "1", "3", "6"]
     whole = dni.DNI(Steps(), recursive=False)
     train(whole, images(3, 4), 1)
@@ -146,7 +146,7 @@ def test_a_network_is_wrapped_once(shaped):
     net = dni.DNI(network)
     if shaped:
         train(net, images(4), 1)
-    with pytest.raises(ValueError, match=r"decoupled behind '0', '1', '3', '6'. Use the wrapper"):
+    with pytest.raises(ValueError, match=r"decoupled after '0', '1', '3', '6'. Use the wrapper"):
         dni.DNI(network)
     assert isinstance(dni.DNI(dni.strip(network)), dni.DNI)
 

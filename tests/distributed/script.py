@@ -27,7 +27,7 @@ INPUTS, WIDTH, CLASSES = 20, 32, 4
 
 
 def network(width: int = WIDTH) -> nn.Sequential:
-    """Three layers, cut behind the first two."""
+    """Three layers, cut after the first two."""
     torch.manual_seed(0)
     layers = [
         nn.Sequential(nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU())
@@ -82,7 +82,7 @@ def die(stage: Stage) -> None:
     """By SIGKILL, once all batches are answered: what is still on its way out would be lost."""
     latest = time.monotonic() + 60
     while isinstance(stage.downstream, UpdateA) and stage.downstream.unanswered:
-        assert time.monotonic() < latest, "the stage behind does not answer"
+        assert time.monotonic() < latest, "the next stage does not answer"
         stage.downstream.learn(stage.clock)
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -46,7 +46,7 @@ def first_and_channel(queue: int) -> tuple[Stage, distributed.Channel]:
 
 
 def answer(b: distributed.Channel) -> bool:
-    """What the stage behind would do with one activation."""
+    """What the next stage would do with one activation."""
     message = b.receive()
     if message is None:
         return False
@@ -107,7 +107,7 @@ def test_an_answer_teaches_the_synthesizer_with_its_own_trigger_and_context() ->
         assert torch.equal(before[1], after[1])
 
 
-def test_a_batch_that_is_under_way_when_the_stage_behind_dies_is_dropped_and_counted() -> None:
+def test_a_batch_that_is_under_way_when_the_next_stage_dies_is_dropped_and_counted() -> None:
     stage, _ = first_and_channel(queue=1)
     assert stage.downstream is not None
     stage.downstream.channel.peer = Peer.LOST
@@ -118,7 +118,7 @@ def test_a_batch_that_is_under_way_when_the_stage_behind_dies_is_dropped_and_cou
 
 
 @pytest.mark.parametrize("away", ["lost", "held"])
-def test_while_a_stage_behind_is_away_the_first_one_reads_ahead_and_loses_nothing(
+def test_while_a_later_stage_is_away_the_first_one_reads_ahead_and_loses_nothing(
     away: str,
 ) -> None:
     stage, b = first_and_channel(queue=1)
@@ -205,7 +205,7 @@ def send(a: distributed.Channel, step: int) -> None:
     a.send(Kind.ACTIVATION, step, [h, torch.zeros(4, dtype=torch.long), None, False])
 
 
-def test_the_one_behind_a_lost_stage_rehearses_what_it_kept_and_answers_nobody() -> None:
+def test_the_stage_after_a_lost_one_rehearses_what_it_kept_and_answers_nobody() -> None:
     stage, a = last_and_channel()
     upstream = stage.upstream
     assert isinstance(upstream, UpdateB)
@@ -413,11 +413,11 @@ def test_a_neighbour_with_another_unlock_is_refused() -> None:
         last.upstream.poll()
 
 
-def test_a_stage_behind_that_leaves_early_is_an_error() -> None:
+def test_a_next_stage_that_leaves_early_is_an_error() -> None:
     stage, b = first_and_channel(queue=0)
     b.close()
     x, y, _ = next(batches(1))
-    with pytest.raises(RuntimeError, match=r"the stage behind has left before the data ended"):
+    with pytest.raises(RuntimeError, match=r"the next stage has left before the data ended"):
         stage.advance(Batch(x, y))
 
 

@@ -187,17 +187,17 @@ def test_the_auxiliary_task_is_a_loss_like_any_other(name):
     losses, states = unroll(model, x, y, 2)
     width = _trees.join(zeros_like(states[0]), "test").shape[-1]
     task = dni.AuxiliaryTask(cases.synthesizer(width), weight=0.3, normalize=False).double()
-    oracle, behind = Future(), []
+    oracle, after = Future(), []
     ahead = zeros_like(states[-1])  # the synthetic gradient at the end: none
     oracle.learn(states[-1], ahead)
     for index in range(len(states) - 2, -1, -1):
         boundary, _ = _trees.flatten(states[index], "test")
         foreseen = task.synthesizer(_trees.join(boundary, "test"), None)
         error = (foreseen - _trees.join(ahead, "test")).square().mean()
-        behind.append(0.3 * error)
-        ahead = gradient(sum(losses[index + 1 :]) + sum(behind), boundary)
+        after.append(0.3 * error)
+        ahead = gradient(sum(losses[index + 1 :]) + sum(after), boundary)
         oracle.learn(boundary, ahead)
-    (sum(losses) + sum(behind)).backward()
+    (sum(losses) + sum(after)).backward()
     expected = cases.gradients(model), cases.gradients(task)
     model.zero_grad()
     task.zero_grad()
