@@ -1,11 +1,11 @@
 r"""The two places where the library steps into a backward pass.
 
-Autograd sends to a tensor the gradient that its consumers produced, nothing else. A cut
-has to send a *predicted* one instead, and turn the produced one into training data for
-the predictor, in the same pass. Both are custom ``Function``\ s whose forward is trivial
-and whose backward swaps what is sent.
+Autograd sends a tensor the gradient that its consumers produced, and nothing else. A cut
+has to send a *predicted* one instead, and turn the real one into training data for the
+predictor, in the same pass. Two custom ``Function``\ s do this: their forward is trivial,
+and their backward swaps what is sent.
 
-``Cut``, for a gradient (``s = r u``, all numbers in the order of time)::
+``Cut``, for a gradient (``s = r u``; the steps are numbered in order of time)::
 
     part A ----- h -----------------> Cut ------ h ------> part B ---> loss
                  |  1. detach          ^ |                    |
@@ -24,9 +24,9 @@ and whose backward swaps what is sent.
                    '- dL(u,h)/du   2. the synthesizer learns from h
     part A <------ g ----------'   3. the gradient goes straight through
 
-Both take ``u`` as an ordinary input: the gradient of the regression is *returned* to it
-and reaches the synthesizer's parameters with the engine's own pass. No second pass, no
-hook, no graph kept: what ``torch.compile``, DDP and checkpointing ask for.
+Both take ``u`` as an ordinary input, so the gradient of the regression is *returned* to it
+and reaches the synthesizer's parameters in the engine's own pass. There is no second pass,
+no hook, no graph kept: what ``torch.compile``, DDP and checkpointing require.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from dni import _trees
 if TYPE_CHECKING:
     from dni.interfaces.unidirectional import UnidirectionalInterface
 
-Weight = float | Tensor  # a number, or a 0-d tensor where a compiled graph must not know it
+Weight = float | Tensor  # a number, or a 0-d tensor whose value a compiled graph must not bake in
 
 
 class Cut(torch.autograd.Function):
-    """The identity on ``leaves``; backward, see the module's first drawing.
+    """The identity on ``leaves``; for its backward, see the module's first drawing.
 
     ``mix`` and ``factor`` weigh what is sent upstream in step 4. ``mix=1`` only observes:
-    the real gradient passes on untouched. With ``mix=None`` nothing is sent: part A has
-    had its synthetic gradient already.
+    the real gradient passes on untouched. With ``mix=None`` nothing is sent: part A already
+    has its synthetic gradient.
     """
 
     generate_vmap_rule = True
@@ -91,9 +91,9 @@ class Cut(torch.autograd.Function):
 
 
 class Substitute(torch.autograd.Function):
-    """The synthetic message in place of ``leaves``; backward, see the second drawing.
+    """The synthetic message in place of ``leaves``; for its backward, see the second drawing.
 
-    With ``taught``, step 2 has happened already, during the forward pass.
+    With ``taught``, step 2 has already happened, during the forward pass.
     """
 
     generate_vmap_rule = True
@@ -126,9 +126,9 @@ class Substitute(torch.autograd.Function):
 
 
 def _remember_signature(function: Any) -> None:
-    """Spare ``apply`` a tenth of a cut's cost: it inspects ``forward`` at every call.
+    """Save a tenth of a cut's cost: ``apply`` inspects the signature of ``forward`` at every call.
 
-    ``inspect.signature`` first looks for an attribute of this name.
+    ``inspect.signature`` first looks for an attribute ``__signature__``.
     """
     function.__signature__ = inspect.signature(function)
 
@@ -138,15 +138,15 @@ _remember_signature(Substitute.forward)
 
 
 def weighted(message: Tensor, factor: Weight) -> Tensor:
-    """``factor * message``, and no work for a factor known to be 1."""
+    """``factor * message``, without any work if the factor is known to be 1."""
     return message if _is(factor, 1.0) else message * factor
 
 
 def blend(real: Tensor, synthetic: Tensor, mix: Weight) -> Tensor:
-    """``mix * real + (1 - mix) * synthetic``; at either end exactly one of them.
+    """``mix * real + (1 - mix) * synthetic``; at either end, exactly one of them.
 
-    The ends are picked, not multiplied by 0 and 1: a message that is not used must not
-    spoil the other with a NaN.
+    At the ends a message is picked, not multiplied by 0 or 1: the one that is not used must
+    not spoil the other with a NaN.
     """
     if not isinstance(mix, Tensor):
         if mix in (0.0, 1.0):

@@ -1,10 +1,10 @@
 r"""What a synthesizer is trained on: one regression, whatever the message is.
 
-A framework's ``mse_loss`` would do, but for two facts. Real gradients of a mean loss are
-tiny, around 1e-5, and shrink as training goes on; Adam moves a weight by about its rate,
-whatever it is to predict, and a synthesizer of such messages is thrown about by its own
-steps. And the gradient of the regression must be ready *inside* a backward pass, where no
-second pass may start. So it is written out here.
+PyTorch's ``mse_loss`` would do, but for two facts. First, the real gradients of a mean loss
+are tiny, around 1e-5, and shrink as training goes on, while Adam moves a weight by about its
+rate, whatever the target: a synthesizer of such messages is thrown about by its own steps.
+Second, the gradient of the regression must be ready *inside* a backward pass, where no second
+pass may start. So it is written out here.
 
 With :math:`u` the synthesizer's output, :math:`m` the real message of :math:`n` elements
 and :math:`r` a running root mean square of the messages,
@@ -14,17 +14,17 @@ and :math:`r` a running root mean square of the messages,
     \frac{\partial L}{\partial u_i} = \frac{2}{n} \Big(u_i - \frac{m_i}{r}\Big),
     \qquad s = r u,
 
-:math:`s` being the synthetic message that is sent. Without ``normalize``, :math:`r = 1`.
-The mean runs over *all* elements, so that no layout (batch first, layers first) matters.
+where :math:`s` is the synthetic message that is sent. Without ``normalize``, :math:`r = 1`.
+The mean runs over *all* elements, so the layout (batch first, layers first) does not matter.
 
 One step needs :math:`r` twice: to send :math:`s`, and later to learn from :math:`m`. Both
 use the value that the forward pass found (``snapshot``), the second with :math:`m` in it, so
 that a sudden jump of the messages cannot make the root mean square of a target larger than
-ten. A message that arrives adds its correction *to that value*. Sums commute: the order in
-which the messages of one step come back, which differs between ``unlock=True`` and
-``unlock=False``, does not matter. (Where one cut is used again in a forward pass after its
-first message came back, which the early form can bring about from the third use on, the
-later use finds a newer scale.)
+ten. An arriving message adds to the moments a correction computed *from that value*. Sums
+commute, so the order in which the messages of one step come back, which differs between
+``unlock=True`` and ``unlock=False``, does not matter. (In the early form, a cut that is used
+three times or more in one forward pass may receive its first message before the last use,
+which then finds a newer scale.)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from dni import _checks
 RATE = 0.01  # of the running mean: a memory of about a hundred messages
 PRIOR = 1e-30  # the weight of the scale 1, which holds until the first message comes
 NARROW = (torch.float16, torch.bfloat16)
-FAR, OFTEN = 30, 100  # times as large, and in a row: the synthesizer does not follow
+FAR, OFTEN = 30, 100  # so many times as large, so often in a row: the synthesizer does not follow
 
 
 class Objective(nn.Module):
@@ -49,10 +49,10 @@ class Objective(nn.Module):
 
     Buffers:
         moments: ``(mean square, weight)`` of the messages so far, both running means;
-            their ratio is free of the bias of a start at zero. At least float32. Absent
+            their ratio is free of the bias of starting at zero. At least float32. Absent
             without ``normalize``.
         record: sums over measured messages, ``(count, loss, cosine, norm ratio)``; only
-            while a :class:`dni.diagnostics.Monitor` looks on; neither saved nor copied.
+            while a :class:`dni.diagnostics.Monitor` watches; neither saved nor copied.
     """
 
     moments: Tensor | None
@@ -62,13 +62,13 @@ class Objective(nn.Module):
         super().__init__()
         self.nonfinite = nonfinite
         self.own_scale = own_scale
-        self._far = 0  # messages in a row of another scale than the synthesizer's own
+        self._far = 0  # messages in a row whose scale is not the synthesizer's own
         start = torch.full((2,), PRIOR, dtype=torch.float32)
         self.register_buffer("moments", start if normalize else None)
         self.register_buffer("record", None, persistent=False)
 
     def snapshot(self) -> Tensor | None:
-        """The moments as they stand, for :meth:`scaled` and :meth:`gradient` of one step."""
+        """A copy of the moments, for :meth:`scaled` and :meth:`gradient` in one step."""
         return None if self.moments is None else self.moments.clone()
 
     def scaled(
@@ -92,7 +92,7 @@ class Objective(nn.Module):
         learning: bool,
         who: str,
     ) -> Tensor | None:
-        """``dL/du`` for a real message; ``None`` where nothing is learnt from it."""
+        """``dL/du`` for a real message; ``None`` if the synthesizer does not learn from it."""
         if not learning and self.record is None:
             return None
         if message.numel() == 0:  # an empty batch: nothing to learn, nothing to measure
@@ -111,21 +111,21 @@ class Objective(nn.Module):
             unit: Tensor | float = 1.0
             if self.own_scale:
                 unit = mean_square.sqrt()
-            elif snapshot is not None and not learning:  # of what never learnt there is no scale
+            elif snapshot is not None and not learning:  # what never learnt has no scale
                 unit = torch.where(snapshot[1] > RATE / 2, 1.0, mean_square.sqrt())
             self.record.add_(_measure(u / unit, m / unit))
         if not learning:
             return None
         gradient = (u - m).mul_(2 / u.numel())
-        if known is None:  # nothing can be raised here: a non-finite message teaches nothing
+        if known is None:  # no error can be raised here: a non-finite message teaches nothing
             gradient = torch.where(torch.isfinite(mean_square), gradient, 0.0)
         return gradient.to(prediction.dtype)
 
     def _observe(self, mean_square: Tensor, snapshot: Tensor, who: str) -> Tensor:
-        """Add a message to the moments; the scale of ``snapshot`` with this message in it.
+        """Add a message to the moments; return the scale of ``snapshot`` with this message in it.
 
-        From a hundred messages in one step on, corrections of one snapshot add up to more
-        than the whole. What a message alone would leave bounds them from below.
+        A hundred messages or more in one step could together subtract more than the snapshot
+        holds. So the moments never fall below what this message alone would leave.
         """
         assert self.moments is not None
         new = torch.stack((mean_square, torch.ones_like(mean_square))).to(snapshot.dtype)
@@ -140,7 +140,7 @@ class Objective(nn.Module):
         return _scale(updated)
 
     def _compare(self, real: float, u: Tensor, who: str) -> None:
-        """Warn once of a synthesizer whose scale is its own, and another than the messages'."""
+        """Warn once if a synthesizer has a scale of its own, far from that of the messages."""
         predicted = float(u.square().mean())
         self._far = self._far + 1 if 0 < FAR**2 * predicted < real else 0
         if self._far == OFTEN:
@@ -162,13 +162,13 @@ class Objective(nn.Module):
 
 
 def _scale(means: Tensor) -> Tensor:
-    """``r``, never 0: a cut under a synthesizer that has just started receives zeros."""
+    """``r``, never 0: a cut receives zeros while the synthesizer above it is new."""
     square, weight = means.unbind()
     return (square / weight).sqrt().clamp_min(torch.finfo(means.dtype).tiny)
 
 
 def _number(tensor: Tensor) -> float | None:
-    """``None`` where the compiler or ``torch.func.vmap`` lets nobody look at it."""
+    """The value of ``tensor``; ``None`` if the compiler or ``torch.func.vmap`` hides it."""
     if torch.compiler.is_compiling():
         return None
     try:
@@ -178,12 +178,12 @@ def _number(tensor: Tensor) -> float | None:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """At least float32: 1e-8 is 0 in half precision."""
+    """``tensor`` in at least float32: 1e-8 is 0 in half precision."""
     return tensor.float() if tensor.dtype in NARROW else tensor
 
 
 def _measure(u: Tensor, target: Tensor) -> Tensor:
-    """``(1, loss, cosine, norm ratio)`` of a prediction; zeros for a message without meaning."""
+    """``(1, loss, cosine, norm ratio)`` of a prediction; zeros for a zero or non-finite message."""
     tiny = torch.finfo(u.dtype).tiny
     real, predicted = target.norm(), u.norm()
     loss = (u - target).square().mean()

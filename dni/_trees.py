@@ -1,6 +1,6 @@
-"""Messages: a tensor, or a tuple, list or dict of them, seen by a synthesizer as one.
+"""Messages: a tensor, or a tuple, list or dict of tensors, which a synthesizer sees as one.
 
-An LSTM hands on ``(h, c)``, a ragged stack a list of layers of different widths.
+An LSTM hands on ``(h, c)``; a stack of layers of different widths hands on a list.
 A synthesizer should not care, so its trigger is always *one* tensor: the leaves joined
 along their last dimension. What it predicts is split the same way::
 
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from dni import _checks
 
-Place = tuple[Any, ...]  # the keys and indices on the way to a tensor
+Place = tuple[Any, ...]  # the keys and indices that lead to a tensor
 Rebuild = Callable[[Iterable[Tensor]], Any]
 
 
 def flatten(message: Any, who: str) -> tuple[list[Tensor], Rebuild]:
-    """The tensors of ``message`` from left to right, and how to put others in place."""
+    """The tensors of ``message`` from left to right, and a function that replaces them."""
     leaves: list[Tensor] = []
     _collect(message, leaves, who)
     return leaves, lambda new: _rebuild(message, iter(new))
@@ -46,7 +46,7 @@ def split(joined: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def tensors(message: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
-    """The tensors of any output with their places; what else is in it is passed over."""
+    """The tensors in any output, with their places; anything else in it is skipped."""
     if isinstance(message, Tensor):
         yield place, message
     elif isinstance(message, dict):
@@ -60,11 +60,11 @@ def tensors(message: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
 def map_tensors(
     function: Callable[[Place, Tensor], Tensor], message: Any, place: Place = ()
 ) -> Any:
-    """``message`` with ``function(place, tensor)`` for each tensor; all else as it is."""
+    """``message`` with ``function(place, tensor)`` in place of each tensor, otherwise unchanged."""
     if isinstance(message, Tensor):
         return function(place, message)
     if isinstance(message, dict):
-        copied = copy.copy(message)  # of its own class: an OrderedDict, a model's output
+        copied = copy.copy(message)  # keeps the class: an OrderedDict, a model's output
         for key, item in message.items():
             copied[key] = map_tensors(function, item, (*place, key))
         return copied

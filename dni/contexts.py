@@ -1,10 +1,10 @@
-r"""The only state of the library: a context to condition on, gradients to defer.
+r"""The only state of the library: a context to condition on, and gradients to defer.
 
-PyTorch has no channel beside a module's arguments. A label that should reach a
+PyTorch has no channel besides a module's arguments. A label that should reach a
 synthesizer three modules down would have to be threaded through every ``forward`` on
 the way, and a gradient that may only run *later* has nowhere to wait. This file gives
-both a place, private to the thread that put it there and gone when its ``with`` block
-ends, however it ends::
+each of them a place, private to the thread that put it there and gone when its ``with``
+block ends, however it ends::
 
     synthesizer_context(y)          defer_backward()
     ----------------------          ----------------
@@ -13,7 +13,7 @@ ends, however it ends::
     pop, in ``finally``               backward(b, g_b): append
                                     close it; torch.autograd.backward([a, b], [g_a, g_b])
 
-A ``threading.local`` and not a ``ContextVar``: ``torch.compile`` traces the former.
+It is a ``threading.local``, not a ``ContextVar``: ``torch.compile`` traces the former.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def synthesizer_context(context: Any) -> Iterator[None]:
 
     Blocks nest, the innermost wins, and ``None`` hides an outer context. The context
     is read when an interface runs *forward*; the backward pass may come after the
-    block. It reaches ``synthesizer.forward(trigger, context)`` as it is given here.
+    block. It reaches ``synthesizer.forward(trigger, context)`` unchanged.
 
     Args:
         context: anything the synthesizers understand. The ready-made ones take a
@@ -126,7 +126,7 @@ def backward(tensor: Tensor, gradient: Tensor | None = None) -> None:
 
 
 def backward_all(pairs: Sequence[tuple[Tensor, Tensor | None]], who: str) -> None:
-    """One pass over all ``(tensor, gradient)`` pairs, now or noted."""
+    """Backpropagate all ``(tensor, gradient)`` pairs in one pass, now or deferred."""
     if _state.deferred is not None:
         _state.deferred.extend(pairs)
         return
@@ -142,9 +142,10 @@ def backward_all(pairs: Sequence[tuple[Tensor, Tensor | None]], who: str) -> Non
 
 
 def outside_autocast(tensor: Tensor) -> AbstractContextManager[None]:
-    """For a backward pass during the forward pass: operations in the types of their forward.
+    """Autocast turned off, for a backward pass during the forward pass.
 
-    Under autocast they would all be narrow, and 1e-9 is 0 in half precision.
+    Its operations then run in the dtypes of their forward. Under autocast they would all be
+    narrow, and 1e-9 is 0 in half precision.
     """
     device = tensor.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -158,7 +159,7 @@ def current_context() -> Any:
 
 
 def inside_backward() -> bool:
-    """Whether this thread is in a backward pass: only there the engine takes a callback."""
+    """Whether this thread is in a backward pass: the engine takes a callback only there."""
     try:
         torch.autograd.Variable._execution_engine.queue_callback(_nothing)
     except RuntimeError:

@@ -1,9 +1,9 @@
 """What was predicted and what came: is a synthesizer any good?
 
-A training loss hides it. Parts below a cut learn *something* from any message, so the
-question is asked at the cut itself, where synthetic and real message meet during the
-backward pass. There three numbers are summed up in a buffer: no graph is kept, nothing
-is copied to the host until somebody reads, and without a monitor nothing is computed.
+The training loss does not tell: the parts below a cut learn *something* from any message. So
+the question is asked at the cut itself, where the synthetic and the real message meet during
+the backward pass. Three numbers are summed up there in a buffer: no graph is kept, nothing is
+copied to the host until the monitor is read, and without a monitor nothing is computed.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ __all__ = ["Measurement", "Monitor"]
 
 
 class Measurement(NamedTuple):
-    """Means over the messages of one cut; zero messages do not count."""
+    """Means over the messages of one cut; messages that are all zero do not count."""
 
     loss: float
-    """The synthesizer's objective; 1 is as good as predicting 0, but where it is not normalized."""
+    """The synthesizer's objective; if it is normalised, 1 is as good as predicting 0."""
     cosine: float
     """Between synthetic and real message; 1 is perfect, 0 is noise."""
     norm_ratio: float
     """The synthetic message's norm over the real one's."""
     messages: int
-    """Messages measured."""
+    """How many messages were measured."""
 
 
 class Monitor:
-    r"""Measures every interface of ``model`` until it is closed.
+    r"""Measures every interface of ``model`` until the monitor is closed.
 
     With :math:`s` a synthetic and :math:`m` the real message of one step,
 
@@ -50,9 +50,9 @@ class Monitor:
         \qquad \text{norm\_ratio} = \frac{\lVert s \rVert}{\lVert m \rVert}.
 
     Args:
-        model: any module; interfaces are reported under their names (:func:`.interfaces_of`),
-            those that :func:`.decouple` attached under the modules that they stand after.
-        keep: how many of the last reads the history keeps; left out, all.
+        model: any module. Interfaces are reported under their names (:func:`.interfaces_of`);
+            one attached by :func:`.decouple` has the name of the module that it is attached to.
+        keep: how many of the last reads the history keeps; all, if left out.
 
     Example:
         >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
@@ -81,10 +81,10 @@ class Monitor:
         self._stop = weakref.finalize(self, _stop, list(self._objectives.values()))
 
     def read(self) -> dict[str, Measurement]:
-        """The means since the last call, by the interface's name; they join the history.
+        """Return the means since the last call, by interface name, and add them to the history.
 
-        The one place where the monitor waits for the device: once an epoch, or every hundred
-        steps, costs nothing.
+        This is the only place where the monitor waits for the device: once an epoch, or every
+        hundred steps, costs nothing.
         """
         _checks.monitor_open(self._open)
         self._reads += 1
@@ -99,11 +99,11 @@ class Monitor:
         return measured
 
     def history(self) -> dict[str, list[Measurement]]:
-        """What each :meth:`read` gave, by the interface's name, the oldest first."""
+        """The results of each :meth:`read`, by interface name, the oldest first."""
         return {name: list(seen) for name, seen in self._history.items()}
 
     def table(self) -> str:
-        """The last :meth:`read` as text, a line per interface.
+        """The last :meth:`read` as text, one line per interface.
 
         Example:
             >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
@@ -126,7 +126,7 @@ class Monitor:
         return "\n".join(lines)
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """The history as a file of comma-separated values, a line per read and interface."""
+        """Write the history as comma-separated values, one line per read and interface."""
         with open(path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["read", "interface", *Measurement._fields])
@@ -135,7 +135,7 @@ class Monitor:
                 writer.writerows([read, name, *one] for read, one in enumerate(seen, first))
 
     def scalars(self) -> dict[str, float]:
-        """The last :meth:`read` as ``dni/<cut>/<quantity>``, of the cuts that had messages.
+        """The last :meth:`read` as ``dni/<cut>/<quantity>``, for the cuts that had messages.
 
         Example:
             >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3), unlock=False)
@@ -156,9 +156,9 @@ class Monitor:
         """Write the last :meth:`read` to TensorBoard or to Weights & Biases.
 
         Args:
-            writer: a ``torch.utils.tensorboard.SummaryWriter``, or what has a ``log(dict, step)``,
-                as a W&B run does.
-            step: of the training.
+            writer: a ``torch.utils.tensorboard.SummaryWriter``, or any object with a
+                ``log(dict, step=step)``, such as a W&B run.
+            step: the step of the training.
         """
         _checks.writes_scalars(writer)
         if hasattr(writer, "add_scalar"):
@@ -168,13 +168,13 @@ class Monitor:
             writer.log(self.scalars(), step=step)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
-        """The history as curves over the reads: loss, cosine and norm ratio of each interface.
+        """Draw the history as curves over the reads: loss, cosine and norm ratio of each interface.
 
         Args:
             path: where to save the picture, if anywhere.
 
         Returns:
-            the ``matplotlib`` figure; :mod:`dni.plot` has more, one at a time.
+            the ``matplotlib`` figure; :mod:`dni.plot` draws single curves, and more.
         """
         from dni import plot
 
@@ -206,6 +206,6 @@ class Monitor:
 
 
 def _stop(objectives: list[Objective]) -> None:
-    """On closing a monitor, or on losing it."""
+    """Called when a monitor is closed, or garbage collected."""
     for objective in objectives:
         objective.record = None

@@ -57,7 +57,7 @@ def base_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def parameter_groups(model: nn.Module, **synthesizers: Any) -> list[dict[str, Any]]:
-    """Both groups, as an optimiser takes them; ``synthesizers`` are options of the second.
+    """Both groups, as an optimiser takes them; ``synthesizers`` are options for the second.
 
     Example:
         >>> cut = dni.BackwardInterface(dni.BasicSynthesizer(output_dim=3))

@@ -1,7 +1,7 @@
 """Pictures: how synthesizers learn, and where a model is cut.
 
-It needs ``matplotlib``. Every function returns the figure, and draws into ``ax`` where one
-is given. Nothing else in the library imports ``matplotlib``.
+It needs ``matplotlib``; the rest of the library does not, except :meth:`.Monitor.plot`. Every
+function returns the figure, and draws into ``ax`` if one is given.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["cosines", "curves", "cuts"]
 TITLES = {"loss": "synthesizer loss", "cosine": "cosine", "norm_ratio": "norm ratio"}
 CUT = "#d1495b"
 BOX = "#8fa9bf"
-ROWS = 40  # boxes in a drawing; deeper modules are drawn as one
+ROWS = 40  # boxes in a drawing, at most; beyond that, deep modules are drawn as one
 
 
 def curves(monitor: Monitor, quantity: str = "cosine", ax: Any = None) -> Any:
-    """One quantity of every cut, over the reads of ``monitor``.
+    """Draw one quantity of every cut over the reads of ``monitor``.
 
     Args:
-        monitor: one that has been read.
+        monitor: a monitor that has been read.
         quantity: ``"loss"``, ``"cosine"`` or ``"norm_ratio"``.
         ax: where to draw.
 
@@ -54,10 +54,10 @@ def curves(monitor: Monitor, quantity: str = "cosine", ax: Any = None) -> Any:
 
 
 def cosines(monitor: Monitor, ax: Any = None) -> Any:
-    """The cosine of every cut over time, as colours: a row per cut, a column per read.
+    """Draw the cosine of every cut over time, as colours: a row per cut, a column per read.
 
     Args:
-        monitor: one that has been read.
+        monitor: a monitor that has been read.
         ax: where to draw.
     """
     history = monitor.history()
@@ -79,10 +79,10 @@ def cosines(monitor: Monitor, ax: Any = None) -> Any:
 
 
 def cuts(model: nn.Module, ax: Any = None) -> Any:
-    """Where ``model`` is cut: its modules from the first to the last, and the cuts between them.
+    """Draw where ``model`` is cut: its modules from first to last, and the cuts between them.
 
     Args:
-        model: with interfaces in it, or attached to it.
+        model: a model with interfaces in it, or attached to it.
         ax: where to draw.
 
     Example:
@@ -121,7 +121,7 @@ def _rows(model: nn.Module) -> list[tuple[str, bool]]:
 def _boxes(module: nn.Module, name: str, depth: int) -> list[tuple[str, bool]]:
     if isinstance(module, (UnidirectionalInterface, BidirectionalInterface)):
         return [(name, True)]
-    parts = module._modules.items()  # named_children() leaves out what is used again
+    parts = module._modules.items()  # named_children() skips repeated modules
     children = [(n, child) for n, child in parts if child is not None and n != ATTRIBUTE]
     if children and depth:
         rows = [
@@ -141,7 +141,7 @@ def _boxes(module: nn.Module, name: str, depth: int) -> list[tuple[str, bool]]:
 
 
 def _end(module: nn.Module) -> nn.Module:
-    """The module after which a cut of ``module`` stands, where its parts are not drawn."""
+    """The module that holds the cut after ``module``, if its children are not drawn."""
     while attached_to(module) is None and isinstance(module, nn.Sequential) and len(module):
         module = module[-1]
     return module

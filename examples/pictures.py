@@ -101,7 +101,7 @@ def darken(figure: Figure) -> None:
     changes = []
     for artist in {id(one): one for one in artists}.values():
         if getattr(artist, "get_array", lambda: None)() is not None:
-            continue  # its colours say numbers
+            continue  # its colours stand for numbers
         for kind, names in PARTS.items():
             if isinstance(artist, kind):
                 changes += [(artist, name, getattr(artist, f"get_{name}")()) for name in names]

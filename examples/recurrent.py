@@ -1,8 +1,8 @@
 """What the recurrent examples share: their flags, and what stands beside their network.
 
-Every one of them trains the same network in one of four ways, its *arm*: truncated BPTT,
-DNI (with an interface between the windows), DNI with the auxiliary task, and the full
-unroll, which is truncated BPTT with one window. The loop is :func:`dni.windows` for all.
+Each example trains its network in one of four ways, its *arm*: truncated BPTT, DNI (with an
+interface between the windows), DNI with the auxiliary task, or the full unroll, which is
+truncated BPTT with one window. The loop is :func:`dni.windows` for all four.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """As files call it."""
+        """What result files call it."""
         words = ["DNI" if self.dni else "BPTT", "aux" if self.aux else ""]
         if self.dni and self.context:
             words[0] = "cDNI"
@@ -116,13 +116,13 @@ def optimizer(model: nn.Module, helpers: nn.Module, arm: Arm) -> torch.optim.Opt
 
 
 class Predictions:
-    """How good the synthetic gradients are, by the step of the sequence they were sent at."""
+    """How good synthetic gradients are, by the step of the sequence at which they were sent."""
 
     def __init__(self) -> None:
         self._seen: dict[str, list[Measurement]] = {}
 
     def add(self, step: int, monitor: Monitor) -> None:
-        """What was measured since the last call, in the window that starts at ``step``."""
+        """Add what was measured since the last call, in the window that starts at ``step``."""
         measured = monitor.read().get("interface")
         if measured is not None and measured.messages:
             self._seen.setdefault(f"step {step}", []).append(measured)

@@ -3,9 +3,9 @@
 * ``--data docs`` (the default): the docstrings of Python's own standard library;
 * ``--data DIR``, or the environment variable ``DNI_DATA``: a folder with the Penn Treebank
   files ``ptb.train.txt``, ``ptb.valid.txt`` and ``ptb.test.txt``, or with a folder ``penn``
-  that has them. Without the training file a *small split* is made of the other two: all of
-  ``valid`` and three quarters of ``test`` to train on, the last two eighths to validate
-  and to test.
+  that has them. Without the training file, a *small split* is made of the other two: all of
+  ``valid`` and three quarters of ``test`` to train on, the next eighth of ``test`` to
+  validate on, and its last eighth to test on.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def decode(tokens: list[str], numbers: list[int]) -> str:
 def load(source: str | None, level: str) -> Corpus:
     """The text that ``--data source`` means, by ``"char"`` or by ``"word"``; see the module.
 
-    What is not among the most common tokens of the training text is unknown: a space, or
-    ``<unk>``.
+    A token that is not among the most common ones of the training text becomes a space
+    (characters) or ``<unk>`` (words).
     """
     source = _source(source)
     if source == "docs":
@@ -81,7 +81,7 @@ def name_of(source: str | None) -> str:
     if source == "docs":
         return source
     if source in ("penn", SMALL) and not Path(source).is_dir():
-        return source  # a name, for tables of what is there already
+        return source  # a name, for tables of results that are there already
     return "penn" if "train" in _penn(Path(source)) else SMALL
 
 
@@ -90,7 +90,7 @@ def _source(source: str | None) -> str:
 
 
 def _penn(folder: Path) -> dict[str, Path]:
-    """The files by their part of the data, of which ``train`` may be missing."""
+    """The files by their part of the data; ``train`` may be missing."""
     for place in (folder, folder / "penn"):
         files = {part: place / f"ptb.{part}.txt" for part in ("train", "valid", "test")}
         found = {part: path for part, path in files.items() if path.is_file()}
@@ -111,7 +111,7 @@ def _penn_texts(folder: Path) -> tuple[str, str, str]:
 
 
 def _split(text: str, first: float, second: float) -> tuple[str, str, str]:
-    """At the ends of lines next to these fractions."""
+    """Split ``text`` at the ends of the lines next to these fractions."""
     a = text.index("\n", int(first * len(text))) + 1
     b = text.index("\n", int(second * len(text))) + 1
     return text[:a], text[a:b], text[b:]

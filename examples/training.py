@@ -1,8 +1,8 @@
 """What the examples share: their options, one training loop, one report.
 
-The loop is the plain one, ``zero_grad, forward, loss, backward, step``: that interfaces
-need no other is the point. It trains a classifier whose ``forward(x, y)`` takes the
-labels too, since some condition their synthesizers on them.
+The loop is the plain one, ``zero_grad, forward, loss, backward, step``. The point is that
+interfaces need no other. It trains a classifier whose ``forward(x, y)`` takes the labels
+too, because some classifiers condition their synthesizers on them.
 """
 
 from __future__ import annotations
@@ -169,7 +169,10 @@ def train(
 
 @torch.no_grad()
 def error_rate(model: nn.Module, data: Images, *, takes_labels: bool = True) -> float:
-    """Per cent of the test set; in eval mode no interface does anything, or looks at labels."""
+    """The error on the test set, in per cent.
+
+    In eval mode no interface does anything, or looks at labels.
+    """
     model.eval()
     wrong = [
         ((model(x, y) if takes_labels else model(x)).argmax(1) != y).sum()
@@ -204,7 +207,7 @@ def write_json(
 
 
 def environment() -> dict[str, str | int]:
-    """What a number depends on beside the code."""
+    """What a number depends on besides the code."""
     return {
         "dni": dni.__version__,
         "torch": torch.__version__,

@@ -1,7 +1,7 @@
 """The smallest script for stages: a network in two processes.
 
-``python -m dni.distributed.launch --stages 2 examples/two_stages.py`` runs it in both, and each
-finds out which stage it is.
+``python -m dni.distributed.launch --stages 2 examples/two_stages.py`` runs it in both processes,
+and each finds out which stage it is.
 """
 
 import torch
@@ -33,6 +33,6 @@ stage = distributed.this_stage(
     synthesizer=lambda h: dni.synthesizer_for(h, hidden=64, context_classes=4),
 )
 for _ in stage.train(batches(stage.clock)):
-    pass  # a step has been made: stage.clock, stage.status.read(), a schedule of yours
+    pass  # after each step: stage.clock, stage.status.read(), a schedule of yours
 
 print({name: stage.status.read()[name] for name in ("clock", "loss", "cosine")})

@@ -1,8 +1,8 @@
 """Decoupled in a loop of Accelerate: ``python -m examples.with_accelerate``.
 
-The network's optimiser is prepared, so a gradient scaler, where the precision has one, is its
-affair. The synthesizers' gradients are not scaled, whatever the loss is: their optimiser is not
-prepared, and steps beside it.
+The network's optimiser is prepared, so it deals with the gradient scaler, where the precision has
+one. The synthesizers' gradients are not scaled, even where the loss is. So their optimiser is not
+prepared, and steps separately.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Decoupled in Lightning, by its own ``Trainer``: ``python -m examples.with_lightning``.
 
-Two modules, one network. The first is Lightning's own kind, with automatic optimisation: the
-network is decoupled from outside, and nothing else changes. The second sends its gradients during
-``training_step``, the early form, and so optimises by hand.
+Two modules train one network. The first uses automatic optimisation, Lightning's default: the
+network is decoupled from outside, and nothing else changes. The second uses the early form, which
+sends its gradients during ``training_step``, and so optimises by hand.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Decoupled(pl.LightningModule):
         dni.decouple(self.network, nn.ReLU, sample=sample, context_classes=CLASSES)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Told the labels."""
+        """The loss, with the labels as context."""
         x, y = batch
         with dni.synthesizer_context(y):
             return F.cross_entropy(self.network(x), y)
@@ -44,7 +44,7 @@ class Decoupled(pl.LightningModule):
         self.log("error", 100 * (self.network(x).argmax(1) != y).float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Synthesizers ten times as fast."""
+        """Adam, with a rate ten times as high for the synthesizers."""
         return torch.optim.Adam(dni.parameter_groups(self, lr=3e-3), lr=3e-4)
 
 
@@ -58,7 +58,7 @@ class Early(Decoupled):
         self.automatic_optimization = False
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:  # type: ignore[override]
-        """``zero_grad`` before the forward pass, whose gradients are to stay."""
+        """``zero_grad`` comes before the forward pass, or it would erase that pass's gradients."""
         x, y = batch
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
@@ -77,7 +77,7 @@ def network(inputs: int) -> nn.Sequential:
 
 
 def cut(layer: nn.Module) -> list[nn.Module]:
-    """``layer``, and an interface after it if it is one of those to be cut after."""
+    """``layer``, followed by an interface if the network is to be cut there."""
     if not isinstance(layer, nn.ReLU):
         return [layer]
     synthesizer = dni.synthesizer_for(torch.zeros(2, WIDTH), context_classes=CLASSES)

@@ -1,9 +1,10 @@
 """A decoupled language model in Transformers: ``python -m examples.with_transformers``.
 
 A small GPT-2 with random weights learns the text of this repository's README, byte by byte. It is
-cut after every block but the last; its synthesizers are told the byte that comes next. What is
-sent up is half real, half synthetic (``--mix``): on a network as young as this, synthetic gradients
-alone (0) teach little more than the frequencies of bytes, in 200 steps; 1 is backpropagation.
+cut after every block but the last; its synthesizers are told the byte that comes next. What a cut
+sends upstream is half real, half synthetic (``--mix 0.5``). In 200 steps on a network as young as
+this, synthetic gradients alone (``--mix 0``) teach little more than the frequencies of bytes;
+``--mix 1`` is backpropagation.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ README = Path(__file__).parents[1] / "README.rst"
 
 
 class TellsLabels(Trainer):
-    """The trainer, but for a context around the forward pass."""
+    """The trainer, with a context around the forward pass."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """What comes after the last byte of a piece nobody knows: the first one again."""
+        """The byte after a piece is not known; the first byte of the piece takes its place."""
         with dni.synthesizer_context(inputs["labels"].roll(-1, dims=1)):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 def pieces(text: bytes) -> list[dict[str, Tensor]]:
-    """Of equal length."""
+    """Pieces of equal length."""
     rows = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
     rows = rows[: len(rows) // LENGTH * LENGTH].view(-1, LENGTH)
     return [{"input_ids": row, "labels": row} for row in rows]
 
 
 def language_model(layers: int) -> GPT2LMHeadModel:
-    """With random weights, decoupled."""
+    """A GPT-2 with random weights, decoupled."""
     config = GPT2Config(
         vocab_size=BYTES, n_positions=LENGTH, n_embd=64, n_layer=layers, n_head=4,
         bos_token_id=0, eos_token_id=0, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,

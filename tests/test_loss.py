@@ -314,7 +314,7 @@ def test_a_transform_finds_the_same_gradients():
         (((3, 6), 4), ValueError, r"expected shape as \(channels, height, width\), got \(3, 6\)"),
         ((6, 0), ValueError, "context_classes, the number of classes, .* from 1, got 0"),
         ((6, None), ValueError, "context_classes, the number of classes, .* from 1, got None"),
-        ((6, 4, 0), ValueError, "scale is what the network's loss is, .* above 0, .* got 0"),
+        ((6, 4, 0), ValueError, "scale is the network's loss in units of.* above 0, .* got 0"),
         ((6, 4, "mean"), TypeError, "expected scale to be a number, got a str"),
     ],
 )

@@ -1,9 +1,9 @@
-"""Every check of an argument, and what it says.
+"""Every check of an argument, and the message it raises.
 
 A message names who speaks, the rule, what was expected, what came, and the way out.
 Checks run before anything is changed: an error leaves contexts, gradients and
-statistics as they were. They are written for the first reader of a traceback, so each
-is one function with one sentence, and no other file formats an error.
+statistics as they were. Messages are written for the first reader of a traceback, so
+each check is one function with one sentence, and no other file formats an error.
 """
 
 from dni._checks.contexts import *

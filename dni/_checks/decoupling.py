@@ -22,7 +22,7 @@ def not_wrapped(model: Any, who: str) -> None:
     if isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
         what = type(model).__name__ if isinstance(model, wrappers) else "torch.compile"
         raise TypeError(
-            f"{who}: what wraps a network looks at it once; expected a plain network, got one "
+            f"{who}: a wrapper looks at its network only once; expected a plain network, got one "
             f"inside {what}. Decouple first, then wrap."
         )
 
@@ -85,9 +85,9 @@ def has_a_place(module: nn.Module, runs: bool, name: str, who: str) -> None:
         )
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         raise ValueError(
-            f"{who}: an interface lives in the module that it stands after; expected one that "
-            f"does not go through its children, got {called}, a {what}, which is a list of them. "
-            "Cut after a module in it, or around it."
+            f"{who}: an interface becomes a child of the module that it stands after; expected one "
+            f"that does not loop over its children, got {called}, a {what}, which is a list of "
+            "them. Cut after a module in it, or around it."
         )
 
 
@@ -179,17 +179,18 @@ def not_in_place(changed: Sequence[str], who: str) -> None:
     if changed:
         raise ValueError(
             f"{who}: expected modules whose output stays as it is, got "
-            f"{', '.join(map(repr, changed))}, which what follows changes in place. Use the "
-            "out-of-place operation there (nn.ReLU() for nn.ReLU(inplace=True)), or cut after it."
+            f"{', '.join(map(repr, changed))}, whose output is changed in place afterwards. Use "
+            "the out-of-place operation there (nn.ReLU() for nn.ReLU(inplace=True)), or cut after "
+            "it."
         )
 
 
 def not_at_the_end(names: Sequence[str], who: str) -> None:
     if names:
         warnings.warn(
-            f"{who}: {', '.join(map(repr, names))} puts out what the model does; what the loss "
+            f"{who}: the output of {', '.join(map(repr, names))} is the model's own; what the loss "
             "sends there is known at once, and a prediction of it is worse. Leave it out "
-            "(at='leaves' does), or name it.",
+            "(at='leaves' does), or ask for it by name.",
             stacklevel=4,
         )
 
@@ -255,8 +256,8 @@ def shaped_before_use(cause: Exception) -> NoReturn:
 
 def optimizer_knows_synthesizers() -> None:
     warnings.warn(
-        "dni.decouple: synthesizers have gradients, but none of the last hundred steps of any "
-        "optimizer was theirs; what is below their cuts learns nothing. Make the optimizer after "
+        "dni.decouple: synthesizers have gradients, but none of the last hundred optimizer steps "
+        "was one of theirs; what is below their cuts learns nothing. Make the optimizer after "
         "dni.decouple, or add dni.synthesizer_parameters(model) to it.",
         stacklevel=4,
     )

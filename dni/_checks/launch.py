@@ -1,4 +1,4 @@
-"""What is asked of the launcher, and what it says when a stage has failed."""
+"""What the launcher may be asked to do, and what it says when a stage has failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dni._checks.words import as_number, is_integer_from
 
 
 class StageFailed(RuntimeError):  # noqa: N818 - says what happened
-    """A stage ended, and not well; the text has every traceback, the first cause first."""
+    """A stage did not end well; the text has every traceback, the first cause first."""
 
 
 LAUNCH = "dni.distributed.launch"
@@ -53,7 +53,7 @@ def startable(command: Sequence[str], module: bool) -> None:
 
 
 def stages_failed(failures: Sequence[str]) -> StageFailed:
-    """The error that tells ``failures``, in the order in which they happened."""
+    """The error that lists ``failures``, in the order in which they happened."""
     first, *others = failures
     words = [f"{LAUNCH}: {first}", *(f"Then {other}" for other in others)]
     return StageFailed("\n\n".join(words))

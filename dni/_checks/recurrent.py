@@ -1,4 +1,4 @@
-"""Recurrent networks: windows, and loops that were there before."""
+"""Recurrent networks: windows, and existing loops."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def window_size(size: Any, who: str) -> None:
 
 
 def helpers(interface: Any, its: type, auxiliary: Any, task: type, who: str) -> None:
-    """What stands beside the network."""
+    """Check the interface and the auxiliary task."""
     for name, value, wanted in (("interface", interface, its), ("auxiliary", auxiliary, task)):
         if value is not None and not isinstance(value, wanted):
             raise TypeError(
@@ -50,7 +50,7 @@ def helpers(interface: Any, its: type, auxiliary: Any, task: type, who: str) -> 
 
 
 def lengths(given: Any, sequence: Tensor, time: int, who: str) -> int:
-    """The longest of them."""
+    """Check ``lengths``; return the longest."""
     steps, rows = sequence.shape[time], sequence.shape[1 - time] if sequence.dim() > 1 else 0
     counts = isinstance(given, Tensor) and given.dtype in (torch.int32, torch.int64)
     fits = counts and given.shape == (rows,)
@@ -64,7 +64,7 @@ def lengths(given: Any, sequence: Tensor, time: int, who: str) -> int:
 
 
 def layout(leaves: Sequence[Tensor], part: Tensor, time: int, who: str) -> None:
-    """PyTorch's states have their batch in the last dimension but one."""
+    """Warn if a state's batch is not in the last dimension but one, as in PyTorch's states."""
     if part.dim() < 2:
         return
     steps, batch = part.shape[time], part.shape[1 - time]
@@ -191,7 +191,7 @@ def classes(who: str, **given: Any) -> None:
 
 
 def same_optimizer(mine: dict[str, Any], saved: dict[str, Any], who: str) -> None:
-    """Before anything is loaded."""
+    """Check the optimiser's state before anything is loaded."""
     (own,), (other,) = mine["param_groups"], saved["param_groups"]
     if own.keys() != other.keys() or len(own["params"]) != len(other["params"]):
         raise ValueError(

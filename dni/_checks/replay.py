@@ -33,4 +33,7 @@ def not_replicated(inside: bool, who: str) -> None:
 
 
 def stays_with_its_model(who: str) -> NoReturn:
-    raise TypeError(f"{who}: it stays with its model; make another for a copy of that.")
+    raise TypeError(
+        f"{who}: a replay stays with its model; expected no copy, got copy or pickle. Make another "
+        "replay for a copy of the model."
+    )

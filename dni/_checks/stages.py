@@ -81,7 +81,9 @@ def known_kind(number: int, kinds: type[K]) -> K:
 
 
 def was_refused(reason: str) -> None:
-    raise WireError(f"{WHO}: expected a peer that takes this one's messages, got its no: {reason}")
+    raise WireError(
+        f"{WHO}: expected a peer that accepts this stage's messages, got a refusal: {reason}"
+    )
 
 
 def is_kind(got: IntEnum, expected: IntEnum) -> None:
@@ -123,8 +125,8 @@ def state_fits(state: Any, interface: nn.Module) -> None:
 
 def neighbour_away(how: str, waited: float, trouble: str) -> None:
     raise TimeoutError(
-        f"{WHO}: expected the neighbouring stage within `patience`; it is {how} for {waited:.0f} "
-        f"seconds.{_last(trouble)} Look at what it said last, or be more patient."
+        f"{WHO}: expected the neighbouring stage within `patience`; it has been {how} for "
+        f"{waited:.0f} seconds.{_last(trouble)} Look at its last output, or raise `patience`."
     )
 
 
@@ -136,7 +138,7 @@ def not_left(left: bool) -> None:
     if left:
         raise RuntimeError(
             f"{WHO}: the next stage has left before the data ended. Let it run until its "
-            "train() is through; where the data end is the first stage's affair. If it has not "
+            "train() is through; only the first stage decides where the data end. If it has not "
             "come yet, the store remembers an earlier run: name another, or set DNI_RUN."
         )
 
@@ -308,9 +310,9 @@ def damaged(path: Path, error: Exception) -> None:
 
 def cannot_be_kept(names: Sequence[str]) -> NoReturn:
     raise TypeError(
-        f"{WHO}: a checkpoint holds tensors, numbers and plain containers; expected such in the "
-        f"states of part and optimiser, got what needs {', '.join(names)}. Convert it, "
-        "as in float(rate) for a number of NumPy's."
+        f"{WHO}: a checkpoint holds tensors, numbers and plain containers; expected only these in "
+        f"the states of part and optimiser, got something that needs {', '.join(names)}. Convert "
+        "it, as in float(rate) for a number of NumPy's."
     )
 
 

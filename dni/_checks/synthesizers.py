@@ -186,7 +186,7 @@ def loss_scale(value: Any, who: str) -> float:
     number = as_number("scale", value, who)
     if not 0 < number < float("inf"):
         raise ValueError(
-            f"{who}: scale is what the network's loss is, in mean cross-entropies; expected a "
+            f"{who}: scale is the network's loss in units of the mean cross-entropy; expected a "
             f"number above 0, or a function that returns one, got {value!r}."
         )
     return number

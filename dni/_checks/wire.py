@@ -52,7 +52,7 @@ def sendable_value(value: Any) -> None:
 
 def not_too_deep(depth: int) -> None:
     if depth < 0:
-        raise WireError(f"{WHO}: containers in containers, too many; expected a flatter content.")
+        raise WireError(f"{WHO}: containers are nested too deeply; expected a flatter content.")
 
 
 def within_limits(body: int, words: int, limit: int, most_words: int) -> None:

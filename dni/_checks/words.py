@@ -1,4 +1,4 @@
-"""How things are called in messages."""
+"""How messages name things."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def alike(one: Any, other: Any) -> bool:
     """Whether two messages have the same containers and sizes."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape
-    if isinstance(one, dict) and isinstance(other, dict):  # of any class: a channel keeps none
+    if isinstance(one, dict) and isinstance(other, dict):  # of any class: a channel loses it
         return list(one) == list(other) and all(alike(one[key], other[key]) for key in one)
     if type(one) is not type(other):
         return False

@@ -94,7 +94,7 @@ def plain_inside(decoupled: list[str], who: str) -> None:
 def same_run(name: str, mine: Any, saved: Any, who: str) -> None:
     if mine != saved:
         raise ValueError(
-            f"{who}: a checkpoint is of the same wrapper; expected {name} {mine}, got {saved}. "
+            f"{who}: a checkpoint fits wrappers built alike; expected {name} {mine}, got {saved}. "
             "Nothing was loaded: build it with the arguments that the checkpoint was saved with."
         )
 
@@ -102,8 +102,8 @@ def same_run(name: str, mine: Any, saved: Any, who: str) -> None:
 def not_synchronised(active: bool, who: str) -> None:
     if active:
         raise RuntimeError(
-            f"{who}: its parameters step before DistributedDataParallel has their mean; expected a "
-            "single process, got a DDP forward pass. Use dni.decouple and an optimizer."
+            f"{who}: its parameters step before DistributedDataParallel averages gradients; "
+            "expected a single process, got a DDP forward pass. Use dni.decouple and an optimizer."
         )
 
 
@@ -169,7 +169,7 @@ def context_of_wrapper(context: Any, classes: int | None) -> None:
 
 
 def context_rows(told: Tensor, places: torch.Size, output: Tensor) -> None:
-    """One context vector per row, per token, or (stacked layers) per row of each."""
+    """One context vector per row, per token, or (stacked layers) per row of each layer."""
     rows = told.shape[:-1]
     if rows != places and (len(rows) != 1 or rows[0] not in places[:2]):
         raise ValueError(

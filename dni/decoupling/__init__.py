@@ -1,8 +1,8 @@
-"""Networks that somebody else wrote: decoupled by name, and plain again.
+"""Networks that somebody else wrote: decoupled by name, and made plain again.
 
 * :func:`dni.decouple` attaches interfaces to a network, :func:`dni.strip` takes them away, and
   :func:`dni.validate` says beforehand what would go wrong;
-* :class:`dni.DNI` and :class:`dni.CDNI` do so with every leaf, and train it, in one line.
+* :class:`dni.DNI` and :class:`dni.CDNI` cut after every leaf, and train the network, in one line.
 """
 
 from dni.decoupling.attach import decouple, strip

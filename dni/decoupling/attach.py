@@ -1,15 +1,15 @@
-r"""Interfaces after the modules of a network that somebody else wrote.
+r"""Attaches interfaces to the modules of a network that somebody else wrote.
 
 An interface is a line in a ``forward``, and the ``forward`` of a library's ResNet is not
 there to be edited. Replacing its modules by wrapped ones would rename every parameter, and
-break every checkpoint. So an interface is attached from outside: it becomes a child of the
-module that it stands after, named ``dni_interface``, and a forward hook passes the output
-through it::
+break every checkpoint. So an interface is attached from outside: it becomes a child, named
+``dni_interface``, of the module that it stands after, and a forward hook passes that module's
+output through it::
 
     layer3 --- output ---> [hook: layer3.dni_interface(output)] ---> layer4
 
 The network keeps its class, its names and its own keys in ``state_dict``; what is added can
-be taken away. All cuts are of the connected form (``unlock=False``): one graph, and an
+be taken away. All cuts have the connected form (``unlock=False``): one graph, and an
 unchanged training loop.
 """
 
@@ -52,38 +52,39 @@ def decouple(
     r"""Put a :class:`BackwardInterface` after modules of ``model``, in place.
 
     An unchanged loop, ``loss.backward(); optimizer.step()``, then trains network and
-    synthesizers. Call it before the optimiser is made, and before ``torch.compile``, DDP or
-    FSDP wrap the model. Clip ``dni.base_parameters(model)``: a norm over all would count the
-    synthesizers' gradients too.
+    synthesizers. Decouple before you make the optimiser, and before ``torch.compile``, DDP or
+    FSDP wrap the model. To clip gradients, clip those of ``dni.base_parameters(model)``: a norm
+    over all parameters would count the synthesizers' gradients too.
 
     Args:
         model: any network, in training or in evaluation mode.
-        at: the modules to cut after. A name as in ``model.named_modules()``; a pattern, in
+        at: the modules to cut after: a name as in ``model.named_modules()``; a pattern, in
             which ``*`` and ``?`` stay within one name and ``**`` crosses dots (``"layer?"``,
             ``"encoder.layers.*"``); a type of modules; a list of these; or ``"leaves"``, every
-            module without children that has parameters to train, but for the head, which needs
-            no prediction of what the loss tells it: with a ``sample`` the leaf that puts out
-            the model's output, or else the one that runs last; without one, the leaf that was
-            registered last. After an ``nn.Sequential`` means after its last module. What a
-            pattern, a type or ``"leaves"`` means and ``sample`` does not reach is left alone.
-        synthesizer: an instance, where ``at`` means one module; or a function that builds one
-            for the tensor that a module puts out. Left out, :func:`synthesizer_for`. Where a
-            module puts out several tensors, every one has an interface of its own.
+            module without children that has parameters to train, except the head. (The loss
+            tells the head its gradient, so it needs no prediction. With a ``sample`` the head is
+            the leaf that returns the model's output, or else the one that runs last; without,
+            the leaf that was registered last.) After an ``nn.Sequential`` means after its last
+            module. A module that is matched by a pattern, a type or ``"leaves"``, but not
+            reached by ``sample``, is left alone.
+        synthesizer: an instance, if ``at`` means one module; or a function that builds one for
+            the tensor that a module returns. If left out, :func:`synthesizer_for`. If a module
+            returns several tensors, each of them gets an interface of its own.
         sample: what ``model`` is called with: a tensor, a tuple of arguments or a dict of
             keywords. A dry run then shows the shapes; it changes neither buffers nor random
-            state. Left out, the first training batch shows them, and an optimiser that was
-            made in between takes the new parameters in before its next step. Whatever looks at
+            state. If left out, the first training batch shows them, and an optimiser made in
+            the meantime takes in the new parameters before its next step. Whatever looks at
             parameters earlier needs a sample: DDP, FSDP, a monitor, a checkpoint with
             synthesizers, an averaged copy, a GradScaler, ``torch.compile``, an optimiser that
             does not step after the first backward pass.
         context_dim, context_classes: the context that :func:`synthesizer_for` builds for; not
-            beside ``synthesizer``.
+            together with ``synthesizer``.
         mix, factor, normalize, nonfinite: see :class:`BackwardInterface`.
 
     Returns:
-        ``model``. What is decoupled already stays as it is, synthesizer and all, and asking for
-        another ``mix`` there is an error. An error changes nothing. In
-        evaluation mode the model computes what it did before, bit for bit.
+        ``model``. What is decoupled already keeps its interface and its synthesizer, and asking
+        for another ``mix`` there is an error. An error changes nothing. In evaluation mode the
+        model computes what it did before, bit for bit.
 
     Example:
         >>> model = torch.nn.Sequential(
@@ -135,10 +136,10 @@ def decouple(
 
 
 def strip(model: Model) -> Model:
-    """Take away what :func:`decouple` attached: the plain model, in place.
+    """Take away what :func:`decouple` attached, in place; return the plain model.
 
-    Interfaces that are written into a model stay. An optimiser that knows the synthesizers'
-    parameters keeps them, and finds no gradients in them.
+    Interfaces that are written into a model stay. An optimiser that holds the synthesizers'
+    parameters keeps them, but they get no more gradients.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
@@ -163,7 +164,7 @@ def attach(module: nn.Module, interface: nn.Module) -> None:
 
 
 def _cut(module: nn.Module, arguments: Any, output: Any) -> Any:
-    """The hook. A plain function: models that hold it are copied and pickled."""
+    """The hook: a plain function, since models that hold it are copied and pickled."""
     interface = getattr(module, ATTRIBUTE)
     if isinstance(interface, Unshaped):
         if not (interface.training and torch.is_grad_enabled()):
@@ -174,7 +175,7 @@ def _cut(module: nn.Module, arguments: Any, output: Any) -> Any:
 
 
 def _unseen(places: Places, who: str) -> dict[str, None]:
-    """The names of all places, but for the leaf that was registered last."""
+    """The names of all places, except for the leaf that was registered last."""
     names = [name for name in places.modules if name != places.last]
     _checks.found_some(bool(names), "leaves before the last", places.modules, who)
     return dict.fromkeys(names)
@@ -212,7 +213,7 @@ def _options(
 def _same(
     name: str, module: nn.Module, synthesizer: Any, options: dict[str, Any], who: str
 ) -> None:
-    """Decoupling twice is decoupling once, if it asks for the same."""
+    """Check that a module that is decoupled already was decoupled with the same arguments."""
     there = attached_to(module)
     if there is None:
         _checks.name_is_free(

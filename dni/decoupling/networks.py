@@ -1,7 +1,7 @@
-r"""The synthesizers of :class:`dni.DNI`: networks that may remember.
+r"""The synthesizers of :class:`dni.DNI`: networks that may have a memory.
 
-They are called ``network(input, hidden)`` and return ``(output, hidden)``, where ``hidden``
-is whatever the network wants back at the next call of the same forward pass, ``None`` at the
+They are called as ``network(input, hidden)`` and return ``(output, hidden)``. ``hidden`` is
+whatever the network wants back at its next call in the same forward pass; it is ``None`` at the
 first. Their last layer starts at zero: a new synthesizer sends nothing.
 """
 
@@ -16,19 +16,19 @@ from dni import _checks
 
 
 class DNINetwork(nn.Module):
-    r"""A network that predicts a gradient; the ground of your own.
+    r"""A network that predicts a gradient; the base class for your own.
 
     .. math:: (s, \mathit{hidden}') = S(h, \mathit{hidden})
 
     Features are in the last dimension of ``input`` and ``output``, also for the maps of a
-    convolution, which come as ``(N, H, W, C)``; where ``maps`` is true they come as
-    ``(N, C, H, W)``. A call of the wrapper starts a new forward pass, in which ``hidden`` is
-    ``None`` at first; calling its methods does not.
+    convolution, which come as ``(N, H, W, C)``; if ``maps`` is true, they come as
+    ``(N, C, H, W)``. Each call of the wrapper starts a new forward pass, in which ``hidden`` is
+    ``None`` at first; calling the wrapper's methods does not.
 
     Args:
         input_size: features of the input: those of the activation, and under :class:`CDNI`
-            those of the context beside them.
-        hidden_size: as :class:`DNI` was given it.
+            also those of the context.
+        hidden_size: the one that :class:`DNI` was given.
         output_size: features of the output: those of the activation.
 
     Shapes:
@@ -61,19 +61,19 @@ class DNINetwork(nn.Module):
         self.output_size = output_size
 
     def forward(self, input: Tensor, hidden: Any) -> tuple[Tensor, Any]:
-        """The synthetic gradient, and what to give back at the next call."""
+        """The synthetic gradient, and what to pass as ``hidden`` at the next call."""
         raise NotImplementedError(f"{type(self).__name__} needs a forward(input, hidden)")
 
 
 class LinearDNI(DNINetwork):
-    r"""``Linear -> ReLU``, ``num_layers`` times, and ``Linear``.
+    r"""``Linear -> ReLU``, ``num_layers`` times, then ``Linear``.
 
     .. math:: z_0 = h, \qquad z_{k+1} = \max(0, W_k z_k + b_k), \qquad s = W z_K + b
 
     Args:
         input_size, hidden_size, output_size: see :class:`DNINetwork`.
-        num_layers: 0 is linear.
-        bias: whether the layers have one.
+        num_layers: number of hidden layers; 0 is linear.
+        bias: whether the layers have a bias.
 
     Shapes:
         input: ``(..., input_size)``; output: ``(..., output_size)``.
@@ -101,7 +101,7 @@ class LinearDNI(DNINetwork):
         self.final = silent(nn.Linear(widths[-1], output_size, bias))
 
     def between(self, width: int) -> list[nn.Module]:
-        """What stands between a layer and its activation."""
+        """The modules between a layer and its activation."""
         return []
 
     def forward(self, input: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
@@ -112,13 +112,13 @@ class LinearDNI(DNINetwork):
 
 
 class LinearSigmoidDNI(LinearDNI):
-    r""":class:`LinearDNI`, and a sigmoid :math:`\sigma` over what it puts out.
+    r""":class:`LinearDNI`, with a sigmoid :math:`\sigma` over its output.
 
-    For losses whose gradient is bounded, as that of a log loss is. Gradients have two signs,
-    and a new synthesizer sends nothing, so it is :math:`2 \sigma(x) - 1`.
+    For losses whose gradient is bounded, such as a log loss. Gradients may have either sign, and a
+    new synthesizer sends nothing, so the output is :math:`2 \sigma(x) - 1`.
 
     Shapes:
-        as of :class:`LinearDNI`.
+        as for :class:`LinearDNI`.
 
     Example:
         >>> dni.LinearSigmoidDNI(4, 10, 3)(torch.ones(1, 4), None)[0]
@@ -132,13 +132,13 @@ class LinearSigmoidDNI(LinearDNI):
 
 
 class LinearBatchNormDNI(LinearDNI):
-    r"""``Linear -> BatchNorm1d -> ReLU``, ``num_layers`` times, and ``Linear``.
+    r"""``Linear -> BatchNorm1d -> ReLU``, ``num_layers`` times, then ``Linear``.
 
     .. math::
         z_0 = h, \qquad z_{k+1} = \max\big(0, \mathrm{BN}(W_k z_k + b_k)\big), \qquad s = W z_K + b
 
     Shapes:
-        as of :class:`LinearDNI`.
+        as for :class:`LinearDNI`.
 
     Example:
         >>> dni.LinearBatchNormDNI(4, 10, 3)(torch.ones(2, 4), None)[0].shape
@@ -151,23 +151,23 @@ class LinearBatchNormDNI(LinearDNI):
 
 
 class RNNDNI(DNINetwork):
-    r"""Stacked LSTMs, GRUs or RNNs over the sequence, and ``Linear``.
+    r"""Stacked LSTMs, GRUs or RNNs over the sequence, then ``Linear``.
 
     .. math::
         z_t, \mathit{hidden}_t = \mathrm{RNN}(h_t, \mathit{hidden}_{t-1}), \qquad s_t = W z_t + b
 
-    ``(batch, time, features)`` is read along its time; ``(batch, features)`` is one step, and
-    the next call of the forward pass continues there: after a cell that a loop runs.
+    ``(batch, time, features)`` is read along time. ``(batch, features)`` is one step, and the
+    next call in the same forward pass continues from it: for a cell that is called in a loop.
 
     Args:
         input_size, hidden_size, output_size: see :class:`DNINetwork`.
-        num_layers: stacked ones, at least 1.
-        bias: whether they have one.
+        num_layers: number of stacked layers, at least 1.
+        bias: whether they have a bias.
         kind: ``"lstm"``, ``"gru"`` or ``"rnn"``.
 
     Shapes:
-        input: ``(batch, time, input_size)`` or ``(batch, input_size)``; output: these and
-        ``output_size``; hidden: that of the core.
+        input: ``(batch, time, input_size)`` or ``(batch, input_size)``; output: the same with
+        ``output_size``; hidden: the state of the recurrent core.
 
     Example:
         >>> message, hidden = dni.RNNDNI(4, 10, 3, kind="gru")(torch.ones(2, 7, 4), None)
@@ -207,13 +207,13 @@ class Conv2dDNI(DNINetwork):
         z_0 = h, \qquad z_{k+1} = \max\big(0, \mathrm{pool}(\mathrm{BN}(W_k \ast z_k))\big), \qquad
         s = \mathrm{avg}(W \ast z_K)
 
-    Kernels of 3 and pooling with a stride of 1: a gradient has the size of its maps.
+    Kernels of 3, and pooling with a stride of 1: a gradient has the size of its maps.
 
     Args:
         input_size, output_size: channels.
         hidden_size: channels of the hidden layers.
-        num_layers: 0 is linear.
-        bias: whether the convolutions have one.
+        num_layers: number of hidden layers; 0 is linear.
+        bias: whether the convolutions have a bias.
         pool: ``"max"`` or ``"avg"``.
 
     Shapes:
@@ -259,7 +259,7 @@ class Conv2dDNI(DNINetwork):
 
 
 def silent(layer: nn.Module) -> nn.Module:
-    """``layer``, all zero."""
+    """``layer``, with all parameters zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -11,12 +11,12 @@ from dni import _checks, _trees
 
 
 class Remembering(nn.Module):
-    """A :class:`DNINetwork` as the synthesizer of an interface; it holds ``hidden``.
+    """A :class:`DNINetwork` as the synthesizer of an interface; holds its ``hidden``.
 
     Args:
-        network: what answers.
-        conditioned: whether a context stands beside the activation in its input.
-        classes: of labels as context.
+        network: the network that predicts.
+        conditioned: whether its input has a context beside the activation.
+        classes: number of classes, if the context is labels.
     """
 
     def __init__(self, network: nn.Module, conditioned: bool, classes: int | None) -> None:
@@ -25,7 +25,7 @@ class Remembering(nn.Module):
         self.conditioned = conditioned
         self.classes = classes
         self.warned = False
-        self.hidden: Any = None  # of the last call in a forward pass over this many rows:
+        self.hidden: Any = None  # from the last call in a forward pass of so many rows:
         self.rows = 0
 
     def forward(self, trigger: Tensor, context: Any = None) -> Tensor:
@@ -47,12 +47,12 @@ class Remembering(nn.Module):
 
 
 def feature_dim(output: Tensor) -> int:
-    """Where the features of an output lie: those of maps are channels."""
+    """The dimension of an output's features: for maps, the channels."""
     return 1 if output.dim() == 4 else -1
 
 
 def as_features(context: Any, classes: int | None, output: Tensor) -> Tensor:
-    """A context as features beside ``output``: labels as one-hot vectors, repeated to fit."""
+    """A context as features to put beside ``output``: labels as one-hot, expanded to fit."""
     _checks.context_of_wrapper(context, classes)
     if not context.is_floating_point():
         assert classes is not None
@@ -63,7 +63,7 @@ def as_features(context: Any, classes: int | None, output: Tensor) -> Tensor:
     told: Tensor = context.to(output)
     size, places = told.shape[-1], output.shape[:1] if output.dim() == 4 else output.shape[:-1]
     if told.dim() > output.dim() and told.shape[-1 - len(places) : -1] == places:
-        told = told.flatten(0, -2 - len(places)).mean(0)  # rows share it: learnt positions
+        told = told.flatten(0, -2 - len(places)).mean(0)  # rows share output: learnt positions
     _checks.context_rows(told, places, output)
     if output.dim() == 4:
         return told[..., None, None].expand(-1, size, *output.shape[2:])
@@ -73,5 +73,5 @@ def as_features(context: Any, classes: int | None, output: Tensor) -> Tensor:
 
 
 def _detached(hidden: Any) -> Any:
-    """No graph from call to call; in any structure."""
+    """``hidden`` without its graph, in any structure."""
     return _trees.map_tensors(lambda _, tensor: tensor.detach(), hidden)

@@ -12,7 +12,7 @@ from dni import _checks
 from dni.interfaces import UnidirectionalInterface
 from dni.interfaces.find import ATTRIBUTE
 
-INNER = (ATTRIBUTE, "parametrizations")  # children that are no part of what a module computes with
+INNER = (ATTRIBUTE, "parametrizations")  # children that do not count as parts of a module
 One: TypeAlias = str | type[nn.Module]
 At: TypeAlias = One | Iterable[One]
 
@@ -21,13 +21,13 @@ class Places(NamedTuple):
     """Where interfaces go."""
 
     modules: dict[str, nn.Module]
-    """By name, each once, in the order of the model."""
+    """The modules by name, each once, in the order of the model."""
     named: set[str]
     """Those that were asked for by their own name."""
     leaves: set[str]
-    """Those that were asked for as leaves only."""
+    """Those that were asked for only as ``"leaves"``."""
     last: str | None
-    """The leaf among them that was registered last: the head, where nothing shows it."""
+    """The leaf among them that was registered last: the head, unless a sample shows another."""
 
 
 def select(model: nn.Module, at: At, who: str) -> Places:
@@ -58,7 +58,7 @@ def select(model: nn.Module, at: At, who: str) -> Places:
 
 
 def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All names of all modules, but for interfaces, parametrizations, and what is in them."""
+    """All names of all modules, except interfaces, parametrizations, and what is inside these."""
     inside = None
     for name, module in model.named_modules(remove_duplicate=False):
         if inside is not None and name.startswith(inside):
@@ -89,14 +89,14 @@ def _trains(leaf: nn.Module) -> bool:
 
 
 def runs(module: nn.Module) -> bool:
-    """Whether it has a ``forward``, as ``nn.ModuleList`` has not."""
+    """Whether the module has a ``forward``; ``nn.ModuleList``, for one, has none."""
     return type(module).forward is not nn.Module.forward
 
 
 def end_of(name: str, module: nn.Module, who: str) -> tuple[str, nn.Module]:
-    """Where an interface after ``module`` can live: for a chain, after its last link.
+    """The module that an interface after ``module`` can live in: for a chain, its last link.
 
-    ``nn.Sequential`` runs all its children, and would run one more.
+    ``nn.Sequential`` calls all its children, and would call the interface too.
     """
     while type(module).forward is nn.Sequential.forward:
         children = [(key, child) for key, child in module.named_children() if key != ATTRIBUTE]

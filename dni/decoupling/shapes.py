@@ -1,4 +1,4 @@
-"""What the modules of a network put out, seen in a dry run, and what to put after them."""
+"""The outputs of a network's modules, seen in a dry run, and the interfaces for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dni.interfaces.unshaped import Pairs, Unshaped, same_random_state
 def interfaces_for(
     pairs: Pairs, build: Callable[[Tensor], nn.Module], name: str, options: dict[str, Any]
 ) -> nn.Module:
-    """An interface for each tensor; only one, if the output is a tensor itself."""
+    """An interface for each tensor; a single one if the output is itself a tensor."""
     made: dict[_trees.Place, BackwardInterface] = {}
     for place, tensor in pairs:
         who = name + _trees.written(place)
@@ -31,10 +31,10 @@ def interfaces_for(
 
 
 def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str, Any]:
-    """What the modules at ``places`` put out first for ``sample``, by their names.
+    """The first outputs of the modules at ``places`` for ``sample``, by name.
 
-    Where nobody insists, those that are never called are left out, and of leaves the heads; others
-    whose output is the model's own are warned of.
+    Unless asked for by name, modules that are never called are left out, and so are heads among
+    the leaves; other modules whose output is the model's own cause a warning.
     """
     seen: dict[str, Any] = {}
     ran: dict[str, Any] = {}
@@ -70,7 +70,7 @@ def dry_run(model: nn.Module, places: Places, sample: Any, who: str) -> dict[str
 def heads(places: Places, ran: dict[str, Any], result: Any) -> list[str]:
     """The leaves whose output is the model's own; if there are none, the leaf that runs last.
 
-    ``ran`` has the last output of each module, in the order of their last calls.
+    ``ran`` holds the last output of each module, in the order of their last calls.
     """
     ends = [name for name in _at_the_end(ran, result) if name in places.leaves]
     return ends or [name for name in list(ran)[-1:] if name in places.leaves]
@@ -86,7 +86,7 @@ def _at_the_end(ran: dict[str, Any], result: Any) -> list[str]:
 
 
 def call(model: nn.Module, sample: Any, who: str) -> Any:
-    """``model`` on ``sample``, without a trace: neither buffers nor random state change."""
+    """Run ``model`` on ``sample`` without a trace: neither buffers nor random state change."""
     named = isinstance(sample, Mapping)  # a dict, or what a tokenizer returns
     keywords = dict(sample) if named else {}
     arguments = () if named else sample if isinstance(sample, tuple) else (sample,)
@@ -100,7 +100,7 @@ def call(model: nn.Module, sample: Any, who: str) -> Any:
 
 @contextmanager
 def _silent(model: nn.Module) -> Iterator[None]:
-    """Interfaces that are there already, or will be, neither send nor learn nor take shape."""
+    """Existing and future interfaces neither send nor learn nor take shape in this block."""
     kinds = (UnidirectionalInterface, Unshaped)
     there = [m for m in model.modules() if isinstance(m, kinds) and m.training]
     for interface in there:

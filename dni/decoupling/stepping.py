@@ -1,8 +1,8 @@
 r"""An optimiser that steps during the backward pass, parameter by parameter.
 
-A gradient is complete long before the pass is over. PyTorch says when: a hook runs after
-the last contribution to a parameter's ``grad``, when no node of the graph needs the
-parameter's value any more. There its optimiser steps, for this parameter alone::
+A parameter's gradient is complete long before the pass is over. PyTorch says when: a hook
+runs after the last contribution to its ``grad``, when no node of the graph needs the
+parameter's value any more. Then its optimiser steps, for this parameter alone::
 
     loss.backward():  ... -> layer 3: grad of its weight -> step -> layer 2: ...
 """
@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 
 
 class StepInBackward:
-    """Steps ``optimizer`` for each of its parameters as soon as their gradients are there.
+    """Steps ``optimizer`` for each of its parameters as soon as its gradient is there.
 
-    A gradient is that of one backward pass: what an earlier one left is dropped before.
+    The gradient is that of one backward pass: what an earlier pass left is dropped first.
 
     Args:
         optimizer: of any kind that treats parameters one by one, as PyTorch's do.
@@ -31,7 +31,7 @@ class StepInBackward:
     def __init__(self, optimizer: Optimizer, *, keep: bool) -> None:
         self.optimizer = optimizer
         self.keep = keep
-        self._groups: dict[Tensor, int] = {}  # the numbers of the hooked parameters' groups
+        self._groups: dict[Tensor, int] = {}  # for each hooked parameter, the number of its group
         self._used: set[Tensor] = set()
         self._incoming: dict[Tensor, Tensor] = {}
         self.on = True
@@ -49,12 +49,12 @@ class StepInBackward:
                     self._groups[parameter] = number
 
     def arrive(self, parameter: Tensor, gradient: Tensor) -> None:
-        """Note what is about to be added to a gradient that was stepped with."""
+        """Note what is about to be added to a gradient that has already been used for a step."""
         if parameter in self._used:
             self._incoming[parameter] = gradient
 
     def step(self, parameter: Tensor) -> None:
-        """One step, as if there were no other parameter."""
+        """Take one step, as if there were no other parameter."""
         incoming = self._incoming.pop(parameter, None)
         if incoming is not None:
             parameter.grad = incoming.clone()
@@ -78,7 +78,7 @@ class StepInBackward:
         return self.__dict__ | {"_groups": {}, "_used": set(), "_incoming": {}}
 
 
-Weak = weakref.ref[StepInBackward]  # a parameter does not keep its optimiser
+Weak = weakref.ref[StepInBackward]  # a parameter does not keep its optimiser alive
 
 
 def _arrive(stepper: Weak, parameter: weakref.ref[Tensor], gradient: Tensor) -> None:
@@ -89,7 +89,7 @@ def _arrive(stepper: Weak, parameter: weakref.ref[Tensor], gradient: Tensor) -> 
 
 
 def _step(stepper: Weak, parameter: Tensor) -> None:
-    """A hook after it is accumulated."""
+    """A hook after the gradient is accumulated."""
     alive = stepper()
     if alive is not None:
         alive.step(parameter)

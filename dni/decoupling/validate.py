@@ -1,14 +1,14 @@
-r"""What would go wrong at a cut, found before training, all of it at once.
+r"""What would go wrong at a cut: all problems at once, before training.
 
-Each of these shows up late, and one at a time: as an error of autograd's in the middle of
-somebody else's module, or as a part of the network that learns nothing. A dry run of the
-*plain* network shows them all. What is asked of its graph, with :math:`U` the nodes that
-make a cut's output (*below*), :math:`G` all nodes, and :math:`C(p)` the nodes that use a
+In training each problem shows up late, and one at a time: as an autograd error in the middle
+of somebody else's module, or as a part of the network that learns nothing. A dry run of the
+*plain* network shows them all. Two of them are found in its graph, with :math:`U` the nodes
+that make a cut's output (*below*), :math:`G` all nodes, and :math:`C(p)` the nodes that use a
 parameter :math:`p`:
 
-* :math:`p` is tied across the cut where :math:`C(p)` meets both :math:`U` and
+* :math:`p` is tied across the cut if :math:`C(p)` meets both :math:`U` and
   :math:`G \setminus U`: it would learn from a synthetic and from a real gradient;
-* an output is unused where no gradient reaches it: its synthesizer would learn nothing.
+* an output is unused if no gradient reaches it: its synthesizer would learn nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dni.decoupling.shapes import call, heads
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong at one cut; as text it says all three."""
+    """One problem at one cut; as text, all three fields."""
 
     cut: str
     """The module that the interface would stand after."""
@@ -40,9 +40,9 @@ class Problem(NamedTuple):
 
 
 def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
-    r"""All problems that ``dni.decouple(model, at)`` would meet; none is an empty list.
+    r"""All problems that ``dni.decouple(model, at)`` would meet; an empty list if there are none.
 
-    The model may be plain or decoupled already; it stays as it is.
+    The model may be plain or already decoupled; it stays as it is.
 
     Args:
         model: see :func:`decouple`.
@@ -51,7 +51,7 @@ def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
         at: the modules to cut after; see :func:`decouple`.
 
     Raises:
-        ValueError: where ``at`` means nothing, or the model refuses the sample.
+        ValueError: if ``at`` matches nothing, or the model refuses the sample.
 
     Example:
         >>> model = torch.nn.Sequential(
@@ -82,7 +82,7 @@ def validate(model: nn.Module, sample: Any, at: At) -> list[Problem]:
     finally:
         for handle in handles:
             handle.remove()
-    spared = heads(places, ran, result)  # which decouple leaves alone, as what is never called
+    spared = heads(places, ran, result)  # decouple leaves these alone, and what is never called
     met = places.named | (set(ran) - set(spared))
     if not met:
         return [Problem(name, *_left_out(name in spared)) for name in places.modules]
@@ -107,7 +107,7 @@ def _left_out(head: bool) -> tuple[str, str]:
 
 
 class _Graph:
-    """All nodes after a result, and who uses which parameter."""
+    """All nodes that lead to a result, and which of them use which parameter."""
 
     def __init__(self, result: Any, names: dict[Tensor, str]) -> None:
         self.results = [tensor for _, tensor in _trees.tensors(result)]
@@ -121,7 +121,7 @@ class _Graph:
 
 
 def below(starts: Iterable[Node | None]) -> set[Node]:
-    """``starts``, and all that they were made of."""
+    """``starts``, and all nodes that lead to them."""
     found: set[Node] = set()
     open_ends = [node for node in starts if node is not None]
     while open_ends:
@@ -133,15 +133,15 @@ def below(starts: Iterable[Node | None]) -> set[Node]:
 
 
 class _Cut:
-    """What a module put out during the dry run."""
+    """The outputs of a module during the dry run."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.outputs: list[Any] = []
-        self.tensors: list[tuple[Tensor, Node | None, int]] = []  # as they were then
+        self.tensors: list[tuple[Tensor, Node | None, int]] = []  # as they were at that time
 
     def keep(self, output: Any) -> None:
-        """Of one call."""
+        """Keep the output of one call."""
         self.outputs.append(output)
         for _, tensor in _trees.tensors(output):
             if tensor.is_floating_point():

@@ -1,8 +1,8 @@
 r"""A whole network, decoupled in one line, that trains itself during ``loss.backward()``.
 
 :func:`dni.decouple` leaves the training to a loop. :class:`DNI` takes it over: it wraps a
-network, cuts after each of its leaves, and gives every parameter a step of its optimiser as
-soon as its gradient is there (:mod:`dni.decoupling.stepping`)::
+network, cuts after each of its leaves, and lets the optimiser step every parameter as soon as
+its gradient is there (:mod:`dni.decoupling.stepping`)::
 
     loss.backward():  g at leaf 2 --> its synthesizer learns, and steps
                       lambda g + (1 - lambda) s --> leaf 2 learns, and steps
@@ -53,39 +53,39 @@ class DNI(nn.Module):
 
     .. math:: \lambda \cdot g + (1 - \lambda) \cdot s .
 
-    The loop that was there stays. Its own ``optimizer.step()`` is no longer needed; where it
-    is called, it is one more step. Gradients stay for it until the next backward pass.
+    An existing loop can stay. Its own ``optimizer.step()`` is no longer needed; if it is called,
+    that is one more step. Gradients are kept for it until the next backward pass.
 
     Args:
         network: any network, wrapped and decoupled in place. Its methods and attributes can
             be called and read on the wrapper too; ``.network`` is the network itself.
-        dni_network: a class of synthesizers, see :class:`DNINetwork`; left out,
+        dni_network: a class of synthesizers, see :class:`DNINetwork`; if left out,
             :class:`Conv2dDNI` for maps and :class:`LinearDNI` for all else.
-        dni_params: arguments for it beside the three sizes.
-        optim: the optimiser of the network: a name, a function of parameters (as
-            ``torch.optim.SGD`` with its rate bound), or an optimiser that is there, whose
-            state and schedulers go on; left out, Adam with ``grad_lr``.
-        grad_optim: that of the synthesizers, by name: ``adam``, ``adamw``, ``adagrad``,
+        dni_params: arguments for it besides the three sizes.
+        optim: the optimiser of the network: a name; a function of parameters (such as
+            ``torch.optim.SGD`` with its rate bound); or an existing optimiser, which keeps its
+            state and schedulers. Adam, if left out.
+        grad_optim: the optimiser of the synthesizers, by name: ``adam``, ``adamw``, ``adagrad``,
             ``rmsprop`` or ``sgd`` (the last two with a momentum of 0.9).
-        grad_lr: its rate.
-        hidden_size: of the synthesizers; ``None`` is 10, as it was in the older library.
+        grad_lr: the rate of ``grad_optim``, and of ``optim`` if that is a name or left out.
+        hidden_size: that of the synthesizers; ``None`` is 10, as it was in the older library.
         λ: the share of backpropagation, from 0 (synthetic gradients only) to 1 (backpropagation
             only); an attribute that may change at any time.
-        recursive: cut after every leaf that has parameters, the last one too; else only
-            after ``network`` itself.
+        recursive: whether to cut after every leaf that has parameters, including the last one;
+            if not, only after ``network`` itself.
         gpu_id: the number of a CUDA device to move to; -1 for none.
-        normalize: see :class:`UnidirectionalInterface`; ``False`` is the older library's.
+        normalize: see :class:`UnidirectionalInterface`; ``False`` was the older library's way.
 
     Shapes:
         input and output: those of ``network``.
 
-    A resumed run builds the same wrapper and loads its ``state_dict``, which holds optimisers
+    To resume a run, build the same wrapper and load its ``state_dict``, which holds optimisers
     and shapes.
 
     In training mode each backward pass is a step. So there is no accumulation over batches and
     no clipping, a GradScaler's factor would stay in the steps, DDP is refused, and a graph that
     is backpropagated twice finds other weights than it was made with (PyTorch says *modified by
-    an inplace operation*). Use :func:`decouple` and an optimiser for these.
+    an inplace operation*). For any of these, use :func:`decouple` and an optimiser.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -97,7 +97,7 @@ class DNI(nn.Module):
     """
 
     _context_size: int = 0  # features of a context beside those of an activation
-    _classes: int | None = None  # of labels as context
+    _classes: int | None = None  # number of classes, if the context is labels
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class DNI(nn.Module):
                     one.mix = self._λ
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What ``network`` puts out."""
+        """The output of ``network``."""
         _checks.not_synchronised(inside_ddp(), type(self).__name__)
         for one in self._remembering:
             one.hidden = None
@@ -172,7 +172,7 @@ class DNI(nn.Module):
         return self.network(*args, **kwargs)
 
     def train(self, mode: bool = True) -> DNI:
-        """In evaluation mode a backward pass is no step."""
+        """Set the mode; in evaluation mode a backward pass steps nothing."""
         super().train(mode)
         for stepper in (self._base, self._synthesizers):
             if stepper is not None:
@@ -190,7 +190,7 @@ class DNI(nn.Module):
         return states | sizes | {"kinds": kinds, "shapes": shapes}
 
     def set_extra_state(self, state: Any) -> None:
-        """Give the cuts the shapes of the weights to come; optimisers follow after those."""
+        """Give the cuts the shapes of the weights to come; optimisers are loaded after those."""
         who = type(self).__name__
         _checks.same_run("optim", type(self.optim).__name__, state["kinds"]["optim"], who)
         if self.grad_optim is not None and "grad_optim" in state["kinds"]:
@@ -222,7 +222,7 @@ class DNI(nn.Module):
         return cast(Any, self.network)[index]
 
     def _make(self, name: str, pairs: Pairs) -> nn.Module:
-        """What stands after a module that puts out these tensors."""
+        """The interfaces after a module that returns these tensors."""
         made = interfaces_for(pairs, self._build, name, self._options())
         self._shapes[name] = [(list(place), list(tensor.shape)) for place, tensor in pairs]
         new = [parameter for parameter in made.parameters() if parameter.requires_grad]
@@ -235,7 +235,7 @@ class DNI(nn.Module):
         return made
 
     def _options(self) -> dict[str, Any]:
-        """Of the interfaces."""
+        """The options of the interfaces."""
         mix, normalize = self._λ, self._normalize
         return {"mix": mix, "factor": 1.0, "normalize": normalize, "nonfinite": "raise"}
 
@@ -249,7 +249,7 @@ class DNI(nn.Module):
         return like(made, output)
 
     def _arm(self) -> None:
-        """Let every parameter step; those of copies, and thawed ones, are not hooked yet."""
+        """Hook every parameter that is not hooked yet, such as those of copies, or thawed ones."""
         if self.training:
             _checks.same_parameters(self.optim, self.network, type(self).__name__)
         self._base.arm(_own(self.network, self.network.parameters()))
@@ -259,14 +259,14 @@ class DNI(nn.Module):
 
 
 class CDNI(DNI):
-    r""":class:`DNI` with synthesizers that know a context: *conditional*, so cDNI.
+    r""":class:`DNI` with synthesizers that see a context: *conditional* DNI, or cDNI.
 
     The context :math:`c` is that of :func:`dni.synthesizer_context`, around the forward pass. It
     stands beside the activation in the input of each synthesizer, :math:`s = S([h, c])`.
 
     Args:
-        classes: of labels, where the context is a tensor of integers; left out, the context
-            is a tensor of vectors.
+        classes: number of classes, if the context is a tensor of integer labels; if left out,
+            the context is a tensor of vectors.
         network, dni_network, dni_params, optim, grad_optim: see :class:`DNI`.
         grad_lr, hidden_size, λ, recursive, gpu_id, normalize: likewise.
 
@@ -298,7 +298,7 @@ class CDNI(DNI):
 
 
 def _load_optimizers(wrapper: DNI, incompatible: Any) -> None:
-    """A hook after all weights are loaded; where some were not, no optimiser is."""
+    """A hook after the weights are loaded: load the optimisers too, if all weights were there."""
     saved, wrapper._saved = wrapper._saved, None
     complete = not incompatible.missing_keys and not incompatible.unexpected_keys
     if saved is not None and complete:
@@ -308,7 +308,7 @@ def _load_optimizers(wrapper: DNI, incompatible: Any) -> None:
 
 
 def _cuts(network: nn.Module, recursive: bool, who: str) -> dict[str, nn.Module]:
-    """The places of the interfaces, by name, but for what wrappers inside have decoupled."""
+    """The places of the interfaces, by name, except what wrappers inside have decoupled."""
     theirs = {inner for outer in _wrappers(network) for inner in outer.modules()}
     ours = {name: module for name, module in modules(network) if module not in theirs}
     decoupled = [name for name, module in ours.items() if attached_to(module) is not None]
@@ -320,7 +320,7 @@ def _cuts(network: nn.Module, recursive: bool, who: str) -> dict[str, nn.Module]
 
 
 def _own(network: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Without those that a wrapper inside ``network`` trains."""
+    """``parameters`` without those that a wrapper inside ``network`` trains."""
     theirs = {parameter for outer in _wrappers(network) for parameter in outer.parameters()}
     return [parameter for parameter in parameters if parameter not in theirs]
 

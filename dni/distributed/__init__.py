@@ -1,4 +1,4 @@
-"""Parts of a network that live in processes of their own.
+"""Parts of a network that train in processes of their own.
 
 >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
 >>> bottom, top = dni.distributed.split(model, at=["1"])

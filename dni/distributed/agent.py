@@ -4,16 +4,16 @@ torchrun's agent restarts *all* of its workers when one fails, since ranks of on
 cannot do without each other. Stages can, so each has an elastic agent of its own, with one
 worker in a world of one. Its rendezvous is with nobody: no store on TCP, nothing that listens.
 
-Elastic says how a worker died only when it does not start it again. But whoever trains should
-read at once why, and some deaths should not be repeated. So an elastic agent looks after one
-life, and this one decides on the next::
+Elastic says how a worker died only if it does not start it again. But the user should read at
+once why, and some deaths should not be repeated. So an elastic agent looks after a single life,
+and the agent here decides on the next::
 
     launcher --- agent of stage 0 --- elastic agent --- life 1, life 2 ...
              --- agent of stage 1 --- elastic agent --- life 1
 
-An agent forks its workers (:mod:`dni.distributed.worker`), so it has no threads: what is to be
-done while a life lasts is done where elastic asks, between two looks at the worker, whether
-others wait to join.
+An agent forks its workers (:mod:`dni.distributed.worker`), so it must have no threads. Between
+two looks at the worker, elastic asks whether others wait to join: there this agent does what has
+to be done while a life lasts.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Agent:
         self.stopping = False
 
     def run(self) -> bool:
-        """Whether the stage ended well."""
-        SGD([Parameter(torch.zeros(1))]).zero_grad()  # loads what a worker would load, in each life
-        logging.disable()  # what is told here; and torch imports its compiler before it logs
+        """Run the stage; return whether it ended well."""
+        SGD([Parameter(torch.zeros(1))]).zero_grad()  # loads what workers would load, each time
+        logging.disable()  # all is told here; and to log, torch imports its compiler
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         life = 1
@@ -77,11 +77,11 @@ class Agent:
 
     def _stop(self, number: int, frame: object) -> None:
         if os.getpid() != self.process:
-            os._exit(128 + number)  # a fork of this that has not come far
+            os._exit(128 + number)  # a fork of this process that has not got far
         self.stopping = True
 
     def _failure(self, life: int) -> Failure | None:
-        """Have the stage live once; how it failed, if it did."""
+        """Have the stage live once; return how it failed, if it did."""
         watch = _Life(self)
         spec = WorkerSpec(
             role=f"stage{self.stage}",
@@ -110,14 +110,14 @@ class Agent:
         return Failure(life, time.time(), watch.reason or how, excused=excused)
 
     def _too_early(self, life: int) -> Failure | None:
-        """A script that ends well, but in the middle of its stage's training."""
+        """The failure of a script that ends well, but in the middle of its stage's training."""
         if read(self.files.status).get("done", True):
             return None
         how = "ended before its train() was through: let that loop run out, or call stage.stop()"
         return Failure(life, time.time(), how, fatal=True)
 
     def _tell(self, failure: Failure) -> None:
-        """One line among what the stage has printed."""
+        """Add one line to what the stage has printed as errors."""
         now = time.strftime("%H:%M:%S", time.localtime(failure.time))
         left = f"{failure.life} of {self.plan.max_restarts}"
         with open(self.files.errors, "a") as file:
@@ -131,10 +131,10 @@ class _Life:
         self.agent = agent
         self.worker: BaseProcess | None = None
         self.reason = ""
-        self.gone = 0  # looks since it is
+        self.gone = 0  # looks since the worker has gone
         self.deadline = float("inf")
         self.pulse = 0
-        self.heard = time.monotonic()  # the file's own time would jump with the clock
+        self.heard = time.monotonic()  # the file's own time would jump with the system's clock
         agent.files.pulse.touch()
 
     def look(self) -> None:
@@ -144,7 +144,7 @@ class _Life:
         if self.worker is None or not self.worker.is_alive():
             self.clear()
             self.gone += 1
-            if self.gone > 2:  # elastic waits for the return of what left by os._exit(0)
+            if self.gone > 2:  # after an os._exit(0) elastic waits for a return value
                 raise RendezvousGracefulExitError
             return
         agent = self.agent
@@ -167,18 +167,18 @@ class _Life:
             self.worker.kill()
 
     def exit_code(self) -> int:
-        """Of the worker; 0 where it had left by ``os._exit(0)`` before the first look."""
+        """The worker's exit code; 0 if it left by ``os._exit(0)`` before the first look."""
         return 0 if self.worker is None else self.worker.exitcode or 0
 
     def clear(self) -> None:
-        """Kill what the worker has left: forks of it keep elastic from seeing its end."""
+        """Kill what the worker left behind: forks of it keep elastic from seeing its end."""
         if self.worker is not None and self.worker.pid is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.worker.pid, signal.SIGKILL)
 
 
 class _Alone(RendezvousHandler):
-    """The meeting of an agent with nobody."""
+    """The rendezvous of an agent with nobody."""
 
     def __init__(self, look: Callable[[], None]) -> None:
         self._look = look
@@ -194,7 +194,7 @@ class _Alone(RendezvousHandler):
         return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo("localhost", 0))
 
     def num_nodes_waiting(self) -> int:
-        """None wait; the life that lasts is looked after meanwhile."""
+        """None; the current life is looked after here."""
         self._look()
         return 0
 

@@ -1,9 +1,9 @@
 """Edges between processes, over PyTorch's own c10d (gloo).
 
 c10d thinks in worlds: all processes start together, and one that dies takes the world with it.
-Here each edge is a world of two. When it breaks, the two that are there, of which one may be new,
-meet in the next *generation*: a number in the store, which whoever notices first raises, and under
-which both leave their names before either connects::
+Here each edge is a world of two. When it breaks, its two processes, one of which may be new, meet
+in the next *generation*. This is a number in the store: whoever first notices the break raises it,
+and both leave their names under it before either connects::
 
     generation 3   A joined, B joined       connected ... B dies
     generation 4   A joined                 waits; trains on meanwhile
@@ -12,8 +12,9 @@ which both leave their names before either connects::
 gloo cannot be asked whether a message has come, and a receive that times out ends the connection
 for both. So each direction has a thread that waits, and silence *is* the end of a connection: a
 peer that has nothing to say sends a beat. Once in a great while gloo does not tell a send that
-its peer has died. So every connection has an outbox and a sending thread of its own: one that is
-stuck in the last connection holds up neither the next nor, for longer than a silence, the end.
+its peer has died. So every connection has an outbox and a sending thread of its own: a thread that
+is stuck in an old connection does not hold up the next one, and holds up the end of the run for no
+longer than a silence.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ __all__ = ["C10dChannel"]
 
 POLL = 0.01  # seconds between two looks into the store
 AGAIN = 0.1  # seconds between two attempts to connect
-BEATS = 5  # in the longest silence
-SLOWEST = 1e6  # bytes per second that a body may take
-CONNECT = timedelta(seconds=3)  # both are there; one that dies just now must not hold the other
+BEATS = 5  # beats in the longest silence
+SLOWEST = 1e6  # bytes per second: a body may come as slowly as this
+CONNECT = timedelta(seconds=3)  # both are there; if one dies just now, the other must not wait
 
 VARIABLE = "GLOO_SOCKET_IFNAME"
 _changed = threading.Condition()
@@ -49,7 +50,7 @@ _before: list[str | None] = []
 
 
 class C10dChannel(Channel):
-    """One end of an edge between two processes; it connects, and connects again, by itself.
+    """One end of an edge between two processes; it connects, and reconnects, by itself.
 
     Args:
         store: where the two ends meet, under ``name``.
@@ -112,7 +113,7 @@ class C10dChannel(Channel):
     def open(self) -> None:
         """See :meth:`Channel.open`."""
         self.over = self._store.check(["left/A"]) and self._store.check(["left/B"])
-        if self._store.check(["met"]):  # in a former life of this stage, which is no beginner
+        if self._store.check(["met"]):  # the two ends met in a former life of this stage
             self.peer = Peer.LOST
         self.lost_since = time.monotonic()
         self._receiver.start()
@@ -129,10 +130,10 @@ class C10dChannel(Channel):
             return now
 
     def close(self) -> None:
-        """See :meth:`Channel.close`; waits until the peer closes too, as long as there is one.
+        """See :meth:`Channel.close`; waits until the peer closes too, as long as there is a peer.
 
-        All threads end here. One that still waited inside gloo while Python shuts down would take
-        the process with it.
+        All threads end here: one that still waited inside gloo while Python shuts down would
+        take the process down with it.
         """
         if self._closing or not self._receiver.ident:
             return
@@ -155,7 +156,7 @@ class C10dChannel(Channel):
         self._group = None  # which closes its sockets
 
     def _say_goodbye(self) -> None:
-        """To whoever is there; within the lock."""
+        """Tell the peer, if there is one, that this end leaves; call it within the lock."""
         if self._closing and self._group is not None:
             frame = pack(Kind.LEFT, 0, None, self.model)
             self._outbox.put(Message(Kind.LEFT, 0, frame))
@@ -187,7 +188,7 @@ class C10dChannel(Channel):
             self.inbox.wake()
 
     def _read(self, group: ProcessGroupGloo) -> tuple[Kind, int, object, int] | None:
-        """The next message; beats are passed over. ``None``: nobody wants one."""
+        """The next message, other than a beat; ``None`` if this end is abandoned."""
         while not self._abandoned:
             header = torch.empty(LAYOUT.size, dtype=torch.uint8)
             self._receive(group, header, self.silence)
@@ -207,7 +208,7 @@ class C10dChannel(Channel):
     # the threads that send
 
     def _send_all(self, group: ProcessGroupGloo, outbox: Outbox) -> None:
-        """As long as ``group`` is the connection."""
+        """Send what is in ``outbox``, as long as ``group`` is the connection."""
         while True:
             message = outbox.take(self.silence / BEATS)
             if self._group is not group or (self._abandoned and message is None):
@@ -233,14 +234,14 @@ class C10dChannel(Channel):
     # generations
 
     def _join(self) -> ProcessGroupGloo | None:
-        """Meet the peer in a generation; ``None`` where it has left, or this end closes."""
+        """Meet the peer in a generation; ``None`` if the peer has left, or this end closes."""
         generation = self._current()
         if self._store.check([f"{generation}/{self._mine}"]):  # by a former life of this stage
             generation = self._raise(generation)
         while self._meet(generation):
             try:
                 group = self._connect(generation)
-            except RuntimeError as error:  # the peer died on its way here; or there is no way
+            except RuntimeError as error:  # the peer died on its way here, or there is no route
                 self.trouble = str(error).partition("\n")[0]
                 generation = self._raise(generation)
                 time.sleep(AGAIN)
@@ -253,7 +254,7 @@ class C10dChannel(Channel):
         return None
 
     def _meet(self, generation: int) -> bool:
-        """Wait for the peer in ``generation``, or for a newer one; ``False``: for nobody."""
+        """Wait for the peer, or for a newer generation; ``False`` if there is nobody to meet."""
         self._store.set(f"{generation}/{self._mine}", "1")
         while True:
             if self._store.check(["refused"]):
@@ -281,7 +282,7 @@ class C10dChannel(Channel):
         return int(self._store.get("generation"))
 
     def _raise(self, generation: int) -> int:
-        """The next generation, whoever got there first."""
+        """Go to the next generation, whoever gets there first; return the current one."""
         self._store.compare_set("generation", str(generation), str(generation + 1))
         return self._current()
 
@@ -298,7 +299,7 @@ class C10dChannel(Channel):
         self.inbox.wake()
 
     def _lose(self, group: ProcessGroupGloo | None) -> None:
-        """Noticed by either thread."""
+        """Give up the connection; called by either thread, when it notices."""
         with self._connection:
             if group is None or self._group is not group:
                 return
@@ -315,9 +316,9 @@ class C10dChannel(Channel):
 
 @contextmanager
 def listening_on(interface: str) -> Iterator[None]:
-    """A gloo group made in this block listens on ``interface``; gloo reads the environment.
+    """In this block, new gloo groups listen on ``interface``; gloo reads the environment.
 
-    Several threads may be in here at once, for one interface at a time.
+    Several threads may be in the block at once, but only for one interface at a time.
     """
     with _changed:
         _changed.wait_for(lambda: not _users or os.environ.get(VARIABLE) == interface)

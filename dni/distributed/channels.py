@@ -1,9 +1,9 @@
 """The contract of an edge between two stages, and edges within one process.
 
-A channel is one end of an edge. It carries whole messages both ways and says whether anybody is
-there; it decides nothing: who waits for what is the business of :mod:`dni.distributed.update` and
-:mod:`dni.distributed.complete`. Sending never waits. Nothing piles up all the same, since a stage
-does not send before enough has been answered, and of synthesizers only the newest counts::
+A channel is one end of an edge. It carries whole messages both ways and says whether the neighbour
+is there. It decides nothing: :mod:`dni.distributed.update` and :mod:`dni.distributed.complete` say
+who waits for what. Sending never waits. Still nothing piles up, since a stage does not send before
+enough has been answered, and of the states of a synthesizer only the newest counts::
 
     end A, in the stage with part A               end B, in the stage with part B
     send -> outbox ==== thread ==== thread ====> inbox -> receive     between processes
@@ -36,19 +36,19 @@ class Kind(IntEnum):
     GRADIENT = 2
     """The real gradient of an activation; the answer to it."""
     STATE = 3
-    """A synthesizer as it has learnt so far; only the newest counts."""
+    """What a synthesizer has learnt so far; only the newest counts."""
     END = 4
     """There are no more batches."""
     LEFT = 5
-    """The sender has finished, and goes."""
+    """The sender has finished, and leaves."""
     BEAT = 6
     """The sender is alive."""
     HOLD = 7
-    """The sender takes no batches; the next stage is away."""
+    """The sender takes no more batches for now, because a later stage is away."""
     GO_ON = 8
-    """It takes them again."""
+    """The sender takes batches again."""
     STOP = 9
-    """The sender would make an end."""
+    """The sender asks for the run to end."""
 
 
 class Message(NamedTuple):
@@ -69,14 +69,14 @@ class Peer(Enum):
     PRESENT = "present"
     """The neighbour."""
     LOST = "lost"
-    """Nobody any more; it may come again."""
+    """Nobody any more; the neighbour may come back."""
     LEFT = "left"
-    """Nobody; it has finished."""
+    """Nobody; the neighbour has finished."""
 
 
 @dataclass
 class Counters:
-    """What went through one end; ``dropped`` had nobody to go to, or was no longer the newest."""
+    """What went through one end; ``dropped`` messages had no receiver, or a newer one came."""
 
     sent: int = 0
     received: int = 0
@@ -94,7 +94,7 @@ class Mailbox:
         self._changed = threading.Condition()
 
     def put(self, message: Message) -> int:
-        """Add ``message``; the number of messages that it replaces."""
+        """Add ``message``; return the number of messages that it replaces."""
         with self._changed:
             before = len(self._messages)
             if message.kind is Kind.STATE:
@@ -107,26 +107,26 @@ class Mailbox:
             return replaced
 
     def take(self, timeout: float) -> Message | None:
-        """The oldest; ``None`` where none comes in time, or somebody calls :meth:`wake`."""
+        """The oldest message; ``None`` if none comes in time, or somebody calls :meth:`wake`."""
         with self._changed:
             self.wait(timeout)
             return self._messages.popleft() if self._messages else None
 
     def wait(self, timeout: float) -> None:
-        """Until there is a message, time is up, or somebody calls :meth:`wake`."""
+        """Wait until there is a message, time is up, or somebody calls :meth:`wake`."""
         with self._changed:
             if not self._messages and timeout > 0:
                 self._changed.wait(timeout)
 
     def clear(self) -> list[Message]:
-        """All of them, which leave."""
+        """Take out all messages, and return them."""
         with self._changed:
             messages = list(self._messages)
             self._messages.clear()
             return messages
 
     def wake(self) -> None:
-        """Let whoever waits look around."""
+        """Let a thread that waits look around."""
         with self._changed:
             self._changed.notify_all()
 
@@ -144,11 +144,12 @@ class Channel(ABC):
         model: 16 bytes that both ends derive from the model.
 
     Attributes:
-        peer, counters, inbox: see above.
-        lost_since: when somebody was here last.
+        peer, counters: see :class:`Peer` and :class:`Counters`.
+        inbox: messages that have come.
+        lost_since: when the neighbour was last there.
         error: what :meth:`receive` raises.
         trouble: why the last attempt to connect failed.
-        over: whether both ends had left already when this one opened.
+        over: whether both ends had already left when this one opened.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -164,7 +165,7 @@ class Channel(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Let the neighbour come; called once, when the stage is ready to answer."""
+        """Let the neighbour connect; called once, when the stage is ready to answer."""
 
     @abstractmethod
     def send(self, kind: Kind, step: int, content: Any = None, connection: int = 0) -> int:
@@ -172,26 +173,27 @@ class Channel(ABC):
 
         Args:
             kind, step, content: see :class:`Message`.
-            connection: that of the message which this one answers; once it is gone, nobody waits
-                for the answer.
+            connection: that of the message which this one answers; once that connection is
+                gone, nobody waits for the answer.
 
         Returns:
-            the connection that it goes over; 0 where there is none, and it is dropped and counted.
+            the connection that the message goes over; 0 if there is none, and the message is
+            dropped, and counted as such.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Say that this end goes, and let what is on its way arrive."""
+        """Say that this end leaves, and let what is on its way arrive."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """End what runs for this end, without a word to the other; after :meth:`close`, nothing."""
+        """Stop what runs for this end without telling the other; no effect after :meth:`close`."""
 
     def receive(self, timeout: float = 0.0) -> Message | None:
-        """The next message; ``None`` where none comes in time, or the peer goes meanwhile.
+        """The next message; ``None`` if none comes in time, or the peer goes away meanwhile.
 
         Raises:
-            WireError: the peer is of another model or version, or is none of ours.
+            WireError: if the peer has another model or version, or is none of ours.
         """
         end = time.monotonic() + timeout
         while (message := self.inbox.take(end - time.monotonic())) is None:
@@ -202,13 +204,13 @@ class Channel(ABC):
         return message
 
     def dropped(self, messages: int = 1) -> None:
-        """Count what had nobody to go to; from any thread."""
+        """Count messages that had no receiver; safe from any thread."""
         with self._counting:
             self.counters.dropped += messages
 
     @property
     def waiting(self) -> int:
-        """Messages that have come and were not received yet."""
+        """How many messages have come but have not been received yet."""
         return len(self.inbox)
 
     def _arrived(self, kind: Kind, step: int, content: Any, size: int) -> None:
@@ -228,7 +230,7 @@ class InProcess(Channel):
     other: InProcess
 
     def open(self) -> None:
-        """It is there from the start."""
+        """Do nothing: the neighbour is there from the start."""
 
     def send(self, kind: Kind, step: int, content: Any = None, connection: int = 0) -> int:
         """See :meth:`Channel.send`; the message has arrived when this returns."""
@@ -244,7 +246,7 @@ class InProcess(Channel):
         return 1
 
     def abandon(self) -> None:
-        """Nothing runs."""
+        """Do nothing: nothing runs."""
 
     def close(self) -> None:
         """See :meth:`Channel.close`."""
@@ -254,8 +256,8 @@ class InProcess(Channel):
 def in_process(model: bytes = bytes(16)) -> tuple[Channel, Channel]:
     """End A and end B of an edge within this process.
 
-    Messages take the very form that they have between processes, so nothing is shared, and arrive
-    in the order of the calls: stages that take turns are deterministic.
+    Messages take the same form as between processes, so nothing is shared. They arrive in the
+    order of the calls, so stages that take turns are deterministic.
 
     Example:
         >>> a, b = dni.distributed.in_process()

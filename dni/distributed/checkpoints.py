@@ -1,9 +1,9 @@
 """What a stage keeps on disk: whole files, of which the newest counts.
 
-A stage may die at any moment, also while it writes. So a checkpoint is written beside, brought to
-the disk, and only then given its name; when :meth:`.Checkpoints.save` returns it survives the
-process and the machine. Files hold tensors, numbers and plain containers, and are read with
-``weights_only``: nothing in them is ever executed.
+A stage may die at any moment, even while it writes. So a checkpoint is written under another name,
+flushed to disk, and only then given its own; when :meth:`.Checkpoints.save` returns, it survives a
+crash of the process and of the machine. Files hold tensors, numbers and plain containers, and are
+read with ``weights_only``: nothing in them is ever executed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Checkpoints:
     """The checkpoints of one stage, in a folder of their own.
 
     Args:
-        folder: that of the run; the same for all stages.
-        stage: its number, from 0.
-        keep: how many to keep.
+        folder: the folder of the run, the same for all stages.
+        stage: the number of the stage, from 0.
+        keep: how many checkpoints to keep.
 
     Example:
         >>> import tempfile
@@ -56,21 +56,21 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         if names := torch.serialization.get_unsafe_globals_in_checkpoint(partial):
-            partial.unlink()  # to be known now, and not when a stage has died
+            partial.unlink()  # fail now, not when a stage has died
             _checks.cannot_be_kept(names)
         partial.replace(path)
         _sync_folder(self.folder)
         for old in self.paths()[: -self.keep]:
-            if old != path:  # which is older than one that could not be read
+            if old != path:  # which may be older than damaged ones
                 old.unlink(missing_ok=True)
         return path
 
     def paths(self) -> list[Path]:
-        """Those that are there, the newest last."""
+        """The files that are there, the newest last."""
         return sorted(self.folder.glob("[0-9]*.pt"))
 
     def newest(self) -> dict[str, Any] | None:
-        """What the newest holds, on the CPU; ``None`` if there is none that can be read."""
+        """The content of the newest readable checkpoint, on the CPU; ``None`` if there is none."""
         for path in reversed(self.paths()):
             try:
                 return _load(path)
@@ -108,7 +108,7 @@ def export(folder: str | os.PathLike[str], into: str | os.PathLike[str]) -> None
     from torch.distributed.checkpoint import save  # type: ignore[attr-defined]
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is ")  # disabled; that is meant
+        warnings.filterwarnings("ignore", "torch.distributed is ")  # disabled, as intended
         save(merged(folder), checkpoint_id=into, no_dist=True)
 
 
@@ -118,7 +118,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The name too is to survive a power cut."""
+    """Flush the folder: a file's name has to survive a power cut too."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

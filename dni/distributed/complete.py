@@ -1,8 +1,8 @@
-"""Complete unlock: neither activations nor gradients travel, but what predicts them.
+"""Complete unlock: neither activations nor gradients travel, only what predicts them.
 
-Both ends know the input of the network, and each has a copy of one bidirectional interface. Of
-its two synthesizers one learns at end A, where the real activation is, the other at end B, where
-the real gradient is. Now and then each end tells the other how far its own has come::
+Both ends know the input of the network, and each has a copy of one bidirectional interface. One of
+its two synthesizers learns at end A, where the real activation is; the other learns at end B, where
+the real gradient is. Now and then each end sends the other the synthesizer that learns there::
 
     end A                                          end B
     h = part(...)                                  h' = S_h(input)
@@ -11,8 +11,8 @@ the real gradient is. Now and then each end tells the other how far its own has 
                 --- S_h, every n steps --->
                 <-- S_g, every n steps ----
 
-So a stage never waits, and a slow network costs nothing but older synthesizers. All stages read
-the same data, each at its own pace.
+So a stage never waits, and a slow link costs nothing but older synthesizers. All stages read the
+same data, each at its own pace.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["CompleteA", "CompleteB"]
 
 
 class _Complete(End):
-    """What both ends have."""
+    """What both ends have in common."""
 
     at_a: bool
 
@@ -63,19 +63,19 @@ class _Complete(End):
         return self._interface
 
     def learn(self, clock: int) -> None:
-        """Take over what the neighbour has told."""
+        """Load what the neighbour has sent."""
         while not self._lock_step and (message := self.channel.receive()) is not None:
             self._load(message)
 
     def tell(self, clock: int) -> None:
-        """Send what has been learnt here, at every n-th step and to a neighbour that is new."""
+        """Send what has been learnt here, at every n-th step and to every new neighbour."""
         channel = self.channel
         new = channel.peer is Peer.PRESENT and self._told_over != channel.counters.connections
         if new or clock % self._every == 0:
             self._told_over = channel.send(Kind.STATE, clock, dict(self._own.state_dict()))
 
     def hear(self, clock: int) -> None:
-        """In lock-step: wait until the neighbour has told of step ``clock``."""
+        """In lock-step: wait for what the neighbour has learnt in step ``clock``."""
         while self._lock_step and self._heard < clock and self.channel.peer is Peer.PRESENT:
             if (message := self.channel.receive(LOOK)) is not None:
                 self._load(message)
@@ -91,15 +91,15 @@ class _Complete(End):
 
 
 class CompleteA(_Complete, EndA):
-    """Where activations are known, and gradients predicted.
+    """End A in a complete unlock, where activations are known and gradients predicted.
 
     Args:
         channel: end A of an edge.
-        interface: the copy of this end.
+        interface: this end's copy of the interface.
         every: how many steps lie between two messages.
-        lock_step: tell at every step, and wait to be told: the arithmetic of one process. For
-            tests: it does not survive the death of a stage.
-        patience: seconds that the neighbour may be away for.
+        lock_step: send at every step, and wait for what the neighbour sends: the arithmetic of
+            one process. For tests: it does not survive the death of a stage.
+        patience: how many seconds the neighbour may be away.
     """
 
     at_a = True
@@ -112,7 +112,7 @@ class CompleteA(_Complete, EndA):
 
 
 class CompleteB(_Complete, EndB):
-    """Where activations are predicted, and gradients known.
+    """End B in a complete unlock, where activations are predicted and gradients known.
 
     Args:
         channel: end B of an edge.
@@ -127,4 +127,4 @@ class CompleteB(_Complete, EndB):
         return self._interface.receive(batch.input)
 
     def answer(self, batch: Batch) -> None:
-        """Nothing is sent: the interface has learnt the gradient on its way."""
+        """Send nothing: the interface has learnt the gradient on its way."""

@@ -6,12 +6,13 @@
     part --> end A ==== end B --> part --> end A ==== end B --> part --> loss
              edge 0                        edge 1
 
-An end decides what is sent and what is waited for; there is one pair for each unlock
+An end decides what is sent and what is waited for; there is one pair for each kind of unlock
 (:mod:`dni.distributed.update`, :mod:`dni.distributed.complete`). In each step a stage calls
-``poll``; of its ends ``take``, ``hand_over``, ``answer``; then ``learn``, ``tell``; ``hear``.
+``poll`` on its feed; then, on its ends, ``take``, ``hand_over`` and ``answer``; then ``learn`` and
+``tell``; then ``hear``.
 
-A stage is not held up by a neighbour that is away, and a batch is not lost for it either: while
-nothing comes, or nothing can be handed over, the stage *rehearses* some batches.
+A neighbour that is away neither holds a stage up nor costs it a batch: while nothing comes, or
+nothing can be handed over, the stage *rehearses* some batches.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from dni.distributed.channels import Channel, Kind, Peer
 
 __all__ = ["Batch", "EndA", "EndB", "Feed"]
 
-LOOK = 0.1  # seconds of waiting after which to look around: for a signal, for a lost peer
-WONDER = 30.0  # seconds of waiting for a neighbour after which to say so
+LOOK = 0.1  # seconds of waiting before a look around: for a signal, for a lost peer
+WONDER = 30.0  # seconds of waiting for a neighbour before a warning
 KEEP = 32  # batches to rehearse, each once until a new one comes
 
 
@@ -36,34 +37,34 @@ class Batch(NamedTuple):
     """What a stage trains on in one step."""
 
     input: Any
-    """Of the part; of the network, where a stage reads its own data."""
+    """The input of the part; that of the network, if the stage reads the data itself."""
     target: Any = None
     """For the loss of the last stage."""
     context: Any = None
-    """What its synthesizers are conditioned on."""
+    """What the synthesizers are conditioned on."""
     step: int = 0
-    """That of the stage which it came from."""
+    """Its number in the stage that it came from."""
     connection: int = 0
-    """What it came over; 0 where no answer is expected."""
+    """The connection that it came over; 0 if no answer is expected."""
     rehearsed: bool = False
-    """Whether it has its turn at another time, or has had it."""
+    """Whether its regular turn is at another time, before or after."""
 
 
 class End:
-    """What both have.
+    """What both ends have in common.
 
     Args:
-        channel: leads to the other one.
-        patience: seconds that a neighbour may be away for.
+        channel: leads to the other end.
+        patience: how many seconds a neighbour may be away.
     """
 
     def __init__(self, channel: Channel, patience: float = 300.0) -> None:
         self.channel = channel
         self.patience = _checks.seconds("patience", patience, type(self).__name__)
         self.stopping = False
-        """Whether the stage makes an end, and need not wait for who is not there."""
+        """Whether the stage is about to end, and need not wait for a neighbour that is away."""
         self.asked_to_stop = False
-        """Whether the neighbour would make an end."""
+        """Whether the neighbour has asked for the run to end."""
         self._stopped_over = 0  # a connection
         self._wondered = False
 
@@ -76,16 +77,16 @@ class End:
         return None
 
     def learn(self, clock: int) -> None:
-        """Before the optimiser's step ``clock``: take in what the neighbour knows better."""
+        """Before the optimiser's step ``clock``: learn what the neighbour has sent."""
 
     def tell(self, clock: int) -> None:
-        """After it: let the neighbour know."""
+        """After that step: tell the neighbour what was learnt."""
 
     def hear(self, clock: int) -> None:
         """In lock-step: wait until the neighbour has told as much."""
 
     def wait_for_peer(self) -> None:
-        """Until it is there for the first time; if it is away again, not for ever."""
+        """Wait until the peer is there for the first time; raise if it is away for too long."""
         while self.channel.peer is Peer.AWAITED and not self.stopping:
             self.look()
         self.be_patient()
@@ -97,14 +98,14 @@ class End:
             _checks.neighbour_away(self.channel.peer.value, waited, self.channel.trouble)
 
     def stop_too(self) -> None:
-        """Let the neighbour know that this stage would make an end; once for each that comes."""
+        """Ask the neighbour for the run to end; once per connection."""
         now = self.channel.counters.connections
         if self.channel.peer is Peer.PRESENT and self._stopped_over != now:
             self._stopped_over = self.channel.send(Kind.STOP, 0)
 
     @property
     def away(self) -> bool:
-        """Whether the neighbour is yet to come, or to come again."""
+        """Whether the neighbour is yet to come, or to come back."""
         return self.channel.peer in (Peer.AWAITED, Peer.LOST)
 
     def look(self) -> None:
@@ -120,7 +121,7 @@ class End:
 
 
 class EndA(End, ABC):
-    """Where activations leave."""
+    """End A of an edge, where activations leave."""
 
     needs_data = False
     """Whether the input of the network has to be known here."""
@@ -131,14 +132,14 @@ class EndA(End, ABC):
 
     @abstractmethod
     def hand_over(self, h: Any, batch: Batch) -> None:
-        """Learn from a synthetic gradient of ``h``, and let the neighbour have what it needs."""
+        """Learn from a synthetic gradient of ``h``, and give the neighbour what it needs."""
 
     def finish(self) -> None:
-        """There are no more batches; wait until all later stages have finished."""
+        """Say that there are no more batches; wait until all later stages have finished."""
 
 
 class EndB(End, ABC):
-    """Where activations arrive."""
+    """End B of an edge, where activations arrive."""
 
     @abstractmethod
     def take(self, batch: Batch) -> Any:
@@ -146,28 +147,28 @@ class EndB(End, ABC):
 
     @abstractmethod
     def answer(self, batch: Batch) -> None:
-        """The gradient has arrived at what was taken."""
+        """Pass on the gradient that has arrived at what was taken."""
 
 
 class Feed(ABC):
     """Where batches come from: the data, or the stage before."""
 
     ended = False
-    """Whether there are no more."""
+    """Whether there are no more batches."""
 
     @property
     def idle(self) -> bool:
-        """Whether it will be some time until the next one comes."""
+        """Whether it will be some time until the next batch comes."""
         return False
 
     @abstractmethod
     def poll(self) -> Batch | None:
-        """The next one; ``None`` if it is not there yet, or there are no more."""
+        """The next batch; ``None`` if it is not there yet, or there are no more."""
 
     @abstractmethod
     def rehearse(self) -> Batch | None:
-        """One to pass the time with; ``None`` if all of them have been often enough."""
+        """A batch to pass the time with; ``None`` if all have been rehearsed often enough."""
 
     @abstractmethod
     def hold(self, on: bool) -> None:
-        """No batch will be taken for a while, or that is over: who is before should know."""
+        """Tell whoever is before that no batch is taken for a while, or that this is over."""

@@ -1,4 +1,4 @@
-"""The stage that this process is: which one, between whom, and from where to go on.
+"""The stage that this process is: which one, between which others, and where it resumes.
 
 All processes run the same script and build the same model. Each finds in its environment which
 stage it is, keeps that part, and meets its neighbours in the store::
@@ -55,13 +55,13 @@ class Place(NamedTuple):
     stages: int
     store: str
     interface: str | None = None
-    """The network interface to listen on; the loopback one if left out."""
+    """The network interface to listen on; the loopback interface if left out."""
     run: str = "0"
-    """What sets apart the runs, or restarts of all stages at once, that meet in one store."""
+    """Tells apart the runs, or restarts of all stages at once, that meet in one store."""
 
     @classmethod
     def of_environment(cls) -> Place:
-        """As the launcher, or torchrun, says."""
+        """The place that the environment names, as set by the launcher or by torchrun."""
         env = os.environ
         _checks.environment_says(env, WHO)
         stage = int(env.get("DNI_STAGE", env.get("RANK", "")))
@@ -70,7 +70,7 @@ class Place(NamedTuple):
         if "DNI_STORE" in env:
             return cls(stage, stages, env["DNI_STORE"], interface, env.get("DNI_RUN", "0"))
         agents = f"tcp://{env['MASTER_ADDR']}:{env['MASTER_PORT']}"
-        run = env.get("TORCHELASTIC_RESTART_COUNT", "0")  # a node's: of all stages, if it has all
+        run = env.get("TORCHELASTIC_RESTART_COUNT", "0")  # of a node; of all stages, if it has all
         return cls(stage, stages, agents, interface, run)
 
 
@@ -92,29 +92,31 @@ def this_stage(
     accumulate: int = 1,
     place: Place | None = None,
 ) -> Stage:
-    """The stage of ``model`` that this process is.
+    """Build the stage of ``model`` that this process runs.
 
     Args:
         model: an ``nn.Sequential``, built alike in all processes; see :func:`split`.
-        at: names of the modules after which it is cut, one less than stages.
+        at: names of the modules after which it is cut, one fewer than there are stages.
         sample: an input of the network, for the shapes; its values do not matter.
         optimizer: see :class:`Stage`.
-        loss: of the last stage.
-        synthesizer: makes a synthesizer for the gradient of an activation that it is shown.
-        input_synthesizer: makes one that predicts that activation from the network's input, for a
-            *complete* unlock: it is shown both. Without it, activations travel.
-        queue: with activations that travel, how many batches may be unanswered; 0 is lock-step.
+        loss: for the last stage: ``loss(output, target)``.
+        synthesizer: a function that makes a synthesizer for the gradient of the activation that
+            it is given.
+        input_synthesizer: for a *complete* unlock, a function that is given the network's input and
+            an activation, and makes a synthesizer that predicts the latter from the former. Without
+            it, activations travel.
+        queue: if activations travel, how many batches may be unanswered; 0 is lock-step.
         every: in a complete unlock, how many steps lie between two exchanges of synthesizers; 0
             is lock-step.
         silence: seconds without a sign of life after which a neighbour is taken for dead.
-        patience: seconds that a neighbour may be away for.
-        checkpoints: a folder; what is there already is taken up again.
+        patience: how many seconds a neighbour may be away.
+        checkpoints: a folder; the stage resumes from what is there already.
         checkpoint_every: how many batches lie between two checkpoints.
-        accumulate: how many batches the optimiser waits for; see :class:`Stage`.
-        place: where this process stands; left out, the environment says so.
+        accumulate: how many batches make one step of the optimiser; see :class:`Stage`.
+        place: where this process stands; if left out, the environment says so.
 
-    On SIGTERM and SIGINT the stage makes an end: the first one at its next step, the others when
-    they have trained on all that it sent. A second signal interrupts it.
+    On SIGTERM and SIGINT the run ends: the first stage stops at its next step, the others when they
+    have trained on all that it sent. A second signal interrupts the stage.
     """
     place = place or Place.of_environment()
     parts = split(model, at)
@@ -178,7 +180,7 @@ def _complete(build: Builder, build_input: Builder, every: int, patience: float)
 
 @contextmanager
 def random_alike(cut: int) -> Iterator[None]:
-    """Both ends of an edge start from the same synthesizers, if their processes were seeded so."""
+    """Make both ends of an edge build the same synthesizers, if their processes share a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch.initial_seed() + 1 + cut)
         yield

@@ -1,22 +1,22 @@
-"""Starts the stages of a network on one machine, each to be restarted without the others.
+"""Starts the stages of a network on one machine, and restarts each without the others.
 
 ::
 
     python -m dni.distributed.launch --stages 3 train.py --lr 0.1
     python -m dni.distributed.launch --stages 3 -m package.train --lr 0.1
 
-All stages run the same script, and find out which they are in the environment:
+All stages run the same script; the environment tells each of them which one it is:
 
 =================  ==================================================================
 ``DNI_STAGE``      the stage, from 0
 ``DNI_STAGES``     how many there are
 ``DNI_LIFE``       1, and one more after each restart
 ``DNI_STORE``      ``file://`` and the path of the store where stages find each other
-``DNI_STATUS``     the path of a JSON file to be written for those who watch
+``DNI_STATUS``     the path of a JSON file to write, for those who watch
 =================  ==================================================================
 
-Who is asked to stop is sent a SIGTERM, and has 30 seconds. Nothing here listens on a port, and
-nothing outlives the launcher, however that ends.
+A stage that is to stop is sent a SIGTERM, and has 30 seconds. Nothing here listens on a port, and
+nothing outlives the launcher, however it ends.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from dni.distributed.worker import FAILED, GRACE, Failure, Plan, read
 __all__ = ["StageFailed", "View", "launch", "main"]
 
 View = Mapping[int, Mapping[str, Any]]
-"""Of each stage its ``life``, its ``pid``, and what it last wrote to ``DNI_STATUS``."""
+"""For each stage its ``life``, its ``pid``, and what it last wrote to ``DNI_STATUS``."""
 TICK = 0.05  # seconds
 FRAME = 4  # ticks from one call of ``watch`` to the next
 
@@ -59,18 +59,19 @@ def launch(
 ) -> None:
     """Run ``command`` as ``stages`` processes; return when all have ended well.
 
-    A stage that dies or raises is started again, and the others are left alone. A
-    :class:`~dni.distributed.WireError` is not tried again.
+    A stage that dies or raises is started again, and the others are left alone. Errors that would
+    come again end the run: a :class:`~dni.distributed.WireError`, a wrong name or import, whatever
+    is raised before the first step.
 
     Args:
         command: a script, or with ``module`` the name of a module, and its arguments.
         stages: how many.
         module: whether the command is what follows ``python -m``.
-        max_restarts: of each stage, before the run is given up.
+        max_restarts: how often each stage is restarted before the run is given up.
         silence: seconds after which a stage that shows no sign of life (stopped, or swapped out;
             not one that waits) is killed and started again.
-        log_dir: a folder in which the output of the stages stays, as ``stage0.out`` and
-            ``stage0.err``. It is shown in any case.
+        log_dir: a folder in which the output of the stages is kept, as ``stage0.out`` and
+            ``stage0.err``. The output is shown in any case.
         watch: called five times a second with a :data:`View`, to draw it.
 
     Raises:
@@ -148,7 +149,7 @@ class _Launcher:
         self.stopping = True
 
     def _look(self) -> bool:
-        """Pass on what was printed, end what has to end; whether there is more to come."""
+        """Pass on what was printed, end what has to end; return whether there is more to come."""
         codes = [agent.poll() for agent in self.agents]
         for tail in self.tails:
             tail.forward()
@@ -175,7 +176,7 @@ class _Launcher:
         self.watch(MappingProxyType(self.view))
 
     def _failures(self) -> list[str]:
-        """What went wrong, in order; those that were told to end only if no other did."""
+        """What went wrong, in order; stages that were told to end count only if no other failed."""
         found = []
         for stage, (agent, files) in enumerate(zip(self.agents, self.files, strict=True)):
             if agent.returncode == FAILED:
@@ -222,7 +223,7 @@ class _Tail:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m dni.distributed.launch",
         description="Start the stages of a network on this machine, each restarted by itself.",

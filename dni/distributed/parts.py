@@ -1,9 +1,9 @@
-"""A network in parts, and one network again.
+"""A network in parts, and made whole again.
 
-A part has to run where the others are not, so it must be a module by itself. That is so for a
-``Sequential``: its children, from one to another, are a module whose output is the next one's
-input. Each part keeps the containers around its children, and with them the names: the
-``state_dict`` of all parts together is that of the whole::
+A part has to run where the others are not, so it must be a module by itself. In a ``Sequential``,
+any children in a row are such a module, and its output is the input of the next part. Each part
+keeps the containers around its children, and with them the names: the ``state_dict`` of all parts
+together is that of the whole::
 
     features.0  features.1 | features.2  classifier        at = ["features.1"]
     '---- part 0 --------'   '------ part 1 ------'
@@ -26,12 +26,12 @@ def split(model: nn.Module, at: Sequence[str]) -> list[nn.Sequential]:
     """The parts of ``model`` between the modules ``at``.
 
     Args:
-        model: an ``nn.Sequential``; what is nested in it is cut too, where it is one as well.
-        at: names of modules, in the order of the forward pass; a cut is after each.
+        model: an ``nn.Sequential``; cuts may also lie inside a nested ``nn.Sequential``.
+        at: names of modules, in the order of the forward pass; a cut is made after each.
 
     Returns:
-        one part more than cuts. They share the modules of ``model``, and run after one
-        another they are ``model``.
+        the parts, one more than there are cuts. They share the modules of ``model``; run one
+        after another, they compute what ``model`` does.
 
     Example:
         >>> layers = torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
@@ -54,7 +54,7 @@ def split(model: nn.Module, at: Sequence[str]) -> list[nn.Sequential]:
 def _cut(
     module: nn.Sequential, path: list[str], name: str = ""
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """What is up to ``path``, and what is after it."""
+    """The children up to ``path``, and those after it."""
     first, *deeper = path
     before: list[tuple[str, nn.Module]] = []
     after: list[tuple[str, nn.Module]] = []
@@ -71,7 +71,7 @@ def _cut(
 
 
 def merge(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One ``state_dict`` of those of all parts; it loads into the whole model.
+    """Merge the ``state_dict`` of all parts into one that loads into the whole model.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))

@@ -1,4 +1,4 @@
-"""The data, as the stage that reads them sees them."""
+"""The data, as seen by the stage that reads them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Reading"]
 class Reading(Feed):
     """Batches from ``data``, one after another; none is lost while later stages are away.
 
-    Then the next few are read ahead and trained on. When the later stages have come again, these
-    are the first that they get.
+    During that time the next few batches are read ahead and trained on. When the later stages are
+    back, these are the first batches that they get.
 
     Args:
-        data: of ``(input, target)`` or ``(input, target, context)``.
+        data: batches of ``(input, target)`` or ``(input, target, context)``.
     """
 
     def __init__(self, data: Iterable[Sequence[Any]]) -> None:
@@ -44,7 +44,7 @@ class Reading(Feed):
         return self._ahead[self._rehearsed - 1]._replace(rehearsed=True)
 
     def hold(self, on: bool) -> None:
-        """See :meth:`.Feed.hold`; data do not mind."""
+        """See :meth:`.Feed.hold`; the data need not be told."""
 
     def _read(self) -> Batch | None:
         item = next(self._data, None)

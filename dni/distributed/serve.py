@@ -1,7 +1,7 @@
 """Serve the store where stages of several machines meet.
 
-``python -m dni.distributed.serve --host 10.0.0.1 --port 29400``, on one of them; it listens at that
-address alone, and ends with a signal.
+Run ``python -m dni.distributed.serve --host 10.0.0.1 --port 29400`` on one of them; it listens at
+that address alone, and ends on a signal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two signals that ask a run to make an end."""
+"""The two signals that ask a run to end."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["stopped_by_signals"]
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """In this block SIGINT and SIGTERM call ``stop``.
+    """In this block, SIGINT and SIGTERM call ``stop``.
 
-    Only the main thread can ask for that; in others nothing changes.
+    Only the main thread can handle signals; in other threads nothing changes.
     """
     in_main = threading.current_thread() is threading.main_thread()
     numbers = [signal.SIGINT, signal.SIGTERM] if in_main else []

@@ -1,8 +1,8 @@
 """A stage: one part of a network, which trains in a process of its own.
 
-A training step has three phases, so that stages can also take turns within one process: every one
-*advances* (forward, and back from a synthetic gradient or the loss), then every one *learns* from
-what came back and steps, then in lock-step every one *hears* what its neighbours have learnt.
+A training step has three phases, so that stages can also take turns within one process: every stage
+*advances* (forward, and back from a synthetic gradient or the loss), then every stage *learns* from
+what came back and steps, then, in lock-step, every stage *hears* what its neighbours have learnt.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ Optimizer = Callable[[list[nn.Parameter], list[nn.Parameter]], torch.optim.Optim
 
 
 class Stage:
-    """One part, its optimiser, and its ends of the edges to the neighbours.
+    """One part of a network, its optimiser, and its ends of the edges to its neighbours.
 
     Args:
         part: any module.
-        optimizer: makes an optimiser of two lists: the part's parameters, and those of the
-            synthesizers that learn here, which often want another rate.
-        loss: of the last stage: ``loss(output, target)``, a scalar.
+        optimizer: a function that makes an optimiser from two lists: the part's parameters, and
+            those of the synthesizers that learn here, which often want another rate.
+        loss: for the last stage: ``loss(output, target)``, a scalar.
         upstream: end B of the edge to the stage before; the first has none.
         downstream: end A of the edge to the next stage; the last has none.
-        checkpoints: where to keep its state, and from where to take it up again.
+        checkpoints: where to save the stage's state, and where to resume from.
         every: how many batches lie between two checkpoints.
-        accumulate: how many batches the optimiser waits for; the loss is divided by it. A stage
-            holds the activations of one batch at a time, so small ones save memory.
+        accumulate: how many batches make one step of the optimiser; the loss is divided by it. A
+            stage holds the activations of one batch at a time, so small batches save memory.
 
     Attributes:
-        clock: batches trained on, those of former lives included, rehearsed ones not.
-        heeds_signals: whether SIGINT and SIGTERM call :meth:`stop` while it trains; a second one
-            interrupts.
-        rehearsed: batches trained on while a neighbour was away, which had their turn before or
-            after that.
-        status: how it goes.
+        clock: batches trained on, including those of former lives but not rehearsed ones.
+        heeds_signals: whether SIGINT and SIGTERM call :meth:`stop` during training; a second
+            signal interrupts.
+        rehearsed: batches trained on while a neighbour was away, in addition to their regular
+            turn before or after that.
+        status: how the stage is doing.
 
     Example:
         >>> def adam(network, synthesizers):
@@ -98,7 +98,7 @@ class Stage:
         self.clock = 0
         self.rehearsed = 0
         self.stopping = False
-        self._fresh = True  # the batch that is trained on
+        self._fresh = True  # whether the current batch is not a rehearsal
         self._waiting = 0  # batches whose gradients the optimiser has not used yet
         self.heeds_signals = False
         self._trained = self._asked = False
@@ -107,19 +107,19 @@ class Stage:
 
     @property
     def reads(self) -> bool:
-        """Whether this stage reads the data itself, and does not get it from the one before."""
+        """Whether this stage reads the data itself, and does not get it from the stage before."""
         return not isinstance(self.upstream, Feed)
 
     def train(self, batches: Iterable[Sequence[Any]] | None = None) -> Iterator[int]:
         """Train until the data end, or :meth:`stop` is called; then finish, stage after stage.
 
         Args:
-            batches: of ``(input, target)`` or ``(input, target, context)``; looked at only where
-                the stage :attr:`reads`. A stage that was restarted has a ``clock`` to start from.
+            batches: ``(input, target)`` or ``(input, target, context)`` each; used only if the
+                stage :attr:`reads`. After a restart, ``clock`` says from which batch to go on.
 
         Yields:
-            the clock, after each batch. To end early call :meth:`stop` and let the loop run out:
-            the later stages are told so. Who leaves it by ``break`` just vanishes.
+            the clock, after each batch. To end early, call :meth:`stop` and let the loop run out,
+            so that the later stages are told. A stage that leaves by ``break`` just vanishes.
         """
         _checks.has_data(batches is not None or not self.reads)
         _checks.trains_once(self._trained)
@@ -133,7 +133,7 @@ class Stage:
                 end.channel.abandon()
 
     def _train(self, feed: Feed) -> Iterator[int]:
-        self.optimizer.zero_grad()  # which loads what it needs: neighbours would wait for that
+        self.optimizer.zero_grad()  # loads now what neighbours would otherwise wait for
         for end in self.ends:
             end.channel.open()
         _checks.not_over(self.clock == 0 and any(end.channel.over for end in self.ends))
@@ -149,17 +149,17 @@ class Stage:
         self.finish()
 
     def stop(self) -> None:
-        """Make an end soon, of all stages: the first reads no further. Safe in a signal handler."""
+        """End all stages soon: the first one reads no further. Safe in a signal handler."""
         self.stopping = True
         for end in self.ends:
             end.stopping = True
 
     def feed(self, batches: Iterable[Sequence[Any]]) -> Feed:
-        """The stage before, or ``batches``."""
+        """Where batches come from: the stage before, or ``batches``."""
         return self.upstream if isinstance(self.upstream, Feed) else Reading(batches)
 
     def next_batch(self, feed: Feed) -> Batch | None:
-        """From ``feed``, or one to rehearse while a neighbour is away."""
+        """The next batch of ``feed``, or one to rehearse while a neighbour is away."""
         while not self._makes_an_end():
             ready = self.downstream is None or self.downstream.ready()
             feed.hold(not ready)
@@ -191,7 +191,7 @@ class Stage:
         return batch._replace(**_trees.on_device_of(data, like))
 
     def advance(self, batch: Batch) -> None:
-        """Forward, and back from what there is."""
+        """Run forward, and back from the loss or from a synthetic gradient."""
         self._fresh = not batch.rehearsed
         with synthesizer_context(batch.context):
             x = batch.input if self.upstream is None else self.upstream.take(batch)
@@ -207,7 +207,7 @@ class Stage:
             self.upstream.answer(batch)
 
     def learn(self) -> None:
-        """Take in what came back, and step."""
+        """Learn from what came back, and step."""
         for end in self.ends:
             end.learn(self.clock + 1)
         self.clock += self._fresh
@@ -242,7 +242,7 @@ class Stage:
         self.status.finished()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a restarted stage needs; tensors, numbers and plain containers."""
+        """All that a restarted stage needs, in tensors, numbers and plain containers."""
         return {
             "clock": self.clock,
             "model": self.ends[0].channel.model.hex(),
@@ -253,7 +253,7 @@ class Stage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where ``state`` was written."""
+        """Go on from where ``state`` was written."""
         self.part.load_state_dict(state["part"])
         for interface, kept in zip(self._interfaces(), state["interfaces"], strict=True):
             interface.load_state_dict(kept)
@@ -288,13 +288,13 @@ class Stage:
 
 
 def take_turns(stages: Sequence[Stage], *batch: Any) -> None:
-    """One step of ``stages`` that are joined by :func:`in_process`, phase after phase.
+    """Train ``stages`` that are joined by :func:`in_process` for one step, phase by phase.
 
     Args:
         stages: from the first to the last.
         batch: ``input, target`` or ``input, target, context``.
 
-    All in one thread: to debug, and to test against plain backpropagation.
+    All of it runs in one thread: to debug, and to test against plain backpropagation.
     """
     for stage in stages:
         own = stage.next_batch(stage.feed([batch]))

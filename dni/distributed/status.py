@@ -1,4 +1,4 @@
-"""How a stage is doing, for whoever looks on from another process."""
+"""How a stage is doing, for whoever watches it from another process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Status:
     """Counts steps and pauses; read with :meth:`read`, or in ``file`` as JSON.
 
     Args:
-        stage: whose.
+        stage: the stage that it describes.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -42,15 +42,15 @@ class Status:
         self.file: Path | None = None
 
     def saw_loss(self, loss: Tensor) -> None:
-        """Of the last stage."""
+        """Note the loss of the last stage."""
         self._loss = loss.detach()
 
     def stepped(self) -> None:
-        """After each step."""
+        """Note a step; called after each."""
         now = time.monotonic()
         if self._first:
             self._first, self._since = False, now
-            self._reported = float("-inf")  # whoever looks on is to know that there was a step
+            self._reported = float("-inf")  # whoever watches should know that there was a step
         else:
             self._steps += 1
             self.longest_pause = max(self.longest_pause, now - self._last)
@@ -59,7 +59,7 @@ class Status:
             self.report()
 
     def finished(self) -> None:
-        """At the end of the data."""
+        """Note the end of the data."""
         self.done = True
         if self.file is not None:
             self.report()
@@ -75,8 +75,8 @@ class Status:
     def read(self) -> dict[str, Any]:
         """``clock``, ``steps_per_second``, ``longest_pause`` (seconds), ``loss``, ``queue`` ...
 
-        ``dropped`` messages had nobody to go to; ``rehearsed`` batches were trained on while a
-        neighbour was away; ``waiting`` ones have come and were not trained on yet.
+        ``dropped`` messages had no receiver; ``rehearsed`` batches were trained on while a
+        neighbour was away; ``waiting`` ones have come but have not been trained on yet.
         """
         stage, down, up = self._stage, self._stage.downstream, self._stage.upstream
         counters = [end.channel.counters for end in stage.ends]
@@ -98,7 +98,7 @@ class Status:
         }
 
     def _synthesizer(self) -> dict[str, float | None]:
-        """Its loss and cosine since the last look; of several, the mean."""
+        """The synthesizer's loss and cosine since the last look; the mean, if there are several."""
         if self._monitor is not None:
             seen = [one for one in self._monitor.read().values() if one.messages]
             if seen:

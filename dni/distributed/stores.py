@@ -1,8 +1,8 @@
-"""Where stages find each other: a store of keys and values that all of them reach.
+"""Where stages find each other: a store of keys and values that all of them can reach.
 
 On one machine it is a file. Between machines it is PyTorch's TCP store, which, like everything
-in c10d, asks nobody who they are: whoever reaches its port may read and write. It is opened at
-the address that was named, and for any but the loopback one a warning says what that means.
+in c10d, asks nobody who they are: whoever reaches its port may read and write. It is opened only
+at the address that was named; for any but the loopback address, a warning says what that means.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def open_store(url: str) -> Store:
     if parts.scheme == "file":
         return FileStore(
             url[len("file:") :].removeprefix("//")
-        )  # a path as it is, "#" and "?" in it too
+        )  # the path as it is, with any "#" and "?" in it
     assert parts.hostname is not None
     assert parts.port is not None
     if not _loopback(parts.hostname):
@@ -46,10 +46,10 @@ def open_store(url: str) -> Store:
 
 
 def serve_store(host: str = "127.0.0.1", port: int = 0) -> tuple[Store, str]:
-    """Serve a TCP store at exactly one address; it lives as long as what is returned.
+    """Serve a TCP store at exactly one address; it lives as long as the returned store.
 
-    Left to itself, PyTorch's listens on every interface of the machine, whatever host it is
-    given. It is handed a socket that listens on this one.
+    Left to itself, PyTorch's store listens on every interface of the machine, whatever host it is
+    given. So it is handed a socket that listens on this address.
 
     Returns:
         the store, and its URL.
@@ -75,7 +75,7 @@ def serve_store(host: str = "127.0.0.1", port: int = 0) -> tuple[Store, str]:
 def _port(url: str) -> int | None:
     try:
         return urlsplit(url).port
-    except ValueError:  # not a number, or none of a port
+    except ValueError:  # not a number, or not that of a port
         return None
 
 
@@ -87,6 +87,6 @@ def _loopback(host: str) -> bool:
 
 
 def interface_of_loopback() -> str:
-    """The name of the network interface that leads nowhere: ``lo``, or ``lo0``."""
+    """The name of the loopback network interface: ``lo``, or ``lo0``."""
     names = [name for _, name in socket.if_nameindex()]
     return next((name for name in names if name in ("lo", "lo0")), "lo")

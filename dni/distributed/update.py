@@ -9,16 +9,17 @@
        h is kept, unanswered                   answer: the real gradient at x
     3. learn: s(h), once more, from g  <------ g ---'
 
-In step 3 the synthesizer has changed since step 1, so it predicts anew; that is the price of not
+By step 3 the synthesizer has changed since step 1, so it predicts anew; that is the price of not
 having waited. One rule bounds all queues: end A goes on while at most ``queue`` batches are
 unanswered. With ``queue=0`` that is lock-step, the arithmetic of a single process.
 
-A neighbour that dies holds nobody up, nor does one that has been restarted and is not at work
-yet. Whoever stands after it *rehearses* batches that it has kept, with their real gradients.
-Whoever stands before it rehearses too, with synthetic ones, and tells the stage before to do the
-same (``HOLD``), up to the one that reads the data, which reads no further. So the restarted stage
-misses only what was on its way to it. Each batch is rehearsed once, then all wait: the synthesizer
-does not learn meanwhile, and a network that trains on against it drifts away from what it knows.
+A neighbour that has died, or has been restarted and is not at work yet, holds nobody up. The stage
+after it *rehearses* batches that it has kept, with their real gradients. The stage before it
+rehearses too, with synthetic gradients, and tells the stage before itself to do the same
+(``HOLD``), and so on up to the stage that reads the data, which reads only a few batches ahead. So
+the restarted stage misses only what was on its way to it. Each batch is rehearsed once, then all
+stages wait: meanwhile the synthesizer does not learn, and a network that went on training against
+it would drift away from what it knows.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ __all__ = ["UpdateA", "UpdateB"]
 
 
 class UpdateA(EndA):
-    """Where activations leave and gradients come back.
+    """End A in an update unlock, where activations leave and gradients come back.
 
     Args:
         channel: end A of an edge.
-        interface: stands after the part; its synthesizer learns here.
+        interface: the interface after the part; its synthesizer learns here.
         queue: how many batches may be unanswered; 0 is lock-step.
-        patience: seconds that the neighbour may be away for.
+        patience: how many seconds the neighbour may be away.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class UpdateA(EndA):
         self._interface = interface
         self.queue = _checks.queue(queue, MOST, type(self).__name__)
         self._sent = 0
-        self._answered_over = 1  # a connection: of the first, an answer is worth waiting for
+        self._answered_over = 1  # a connection; on the first, an answer is worth waiting for
         self._held_over = 0
         self._unanswered: dict[tuple[int, int], tuple[Any, Any]] = {}
 
@@ -82,7 +83,7 @@ class UpdateA(EndA):
         if peer is Peer.LOST:
             return False
         held = self._held_over == self.channel.counters.connections
-        full = self.unanswered > self.queue  # by a neighbour that has come again, but not to work
+        full = self.unanswered > self.queue  # the neighbour is back, but not at work
         return peer is not Peer.PRESENT or not (held or full)
 
     def hand_over(self, h: Any, batch: Batch) -> None:
@@ -104,14 +105,14 @@ class UpdateA(EndA):
             self._unanswered[connection, self._sent] = (h, batch.context)
 
     def learn(self, clock: int) -> None:
-        """Learn from the gradients that have come; wait while too many have not."""
+        """Learn from the gradients that have come; wait while too many are missing."""
         self._listen()
         while self.unanswered > self.queue and self._at_work():
             if (message := self.channel.receive(LOOK)) is not None:
                 self._hear(message)
 
     def finish(self) -> None:
-        """See :meth:`EndA.finish`; a neighbour that comes again is told again."""
+        """See :meth:`EndA.finish`; a neighbour that comes back is told again."""
         told = 0
         while self.channel.peer is not Peer.LEFT and not (self.stopping and self.away):
             if self.channel.peer is Peer.PRESENT and told != self.channel.counters.connections:
@@ -120,10 +121,10 @@ class UpdateA(EndA):
             self.look()
 
     def stop_too(self) -> None:
-        """See :meth:`.End.stop_too`; the end of the batches says so."""
+        """See :meth:`.End.stop_too`; here the end of the batches tells the neighbour."""
 
     def _listen(self) -> None:
-        """Take in all that has come."""
+        """Process all messages that have come."""
         self._forget_before(self.channel.counters.connections)
         while (message := self.channel.receive()) is not None:
             self._hear(message)
@@ -153,7 +154,7 @@ class UpdateA(EndA):
         return False
 
     def _forget_before(self, connection: int) -> None:
-        """Nobody will answer what went over an earlier one."""
+        """Forget what went over earlier connections, as nobody will answer it."""
         lost = [place for place in self._unanswered if place[0] < connection]
         for place in lost:
             del self._unanswered[place]
@@ -161,12 +162,12 @@ class UpdateA(EndA):
 
 
 class UpdateB(EndB, Feed):
-    """Where activations arrive and gradients leave.
+    """End B in an update unlock, where activations arrive and gradients leave.
 
     Args:
         channel: end B of an edge.
-        keep: how many batches to keep for when a neighbour is away.
-        patience: seconds that the stage before may be away for.
+        keep: how many batches to keep, to rehearse while a neighbour is away.
+        patience: how many seconds the stage before may be away.
     """
 
     def __init__(self, channel: Channel, keep: int = KEEP, patience: float = 300.0) -> None:
@@ -175,7 +176,7 @@ class UpdateB(EndB, Feed):
         self._left_to_rehearse = 0
         self._heard_over = 0  # a connection
         self._holding = 0
-        self._leaves: Any = None  # of the batch that is trained on
+        self._leaves: Any = None  # of the current batch
 
     @property
     def idle(self) -> bool:
@@ -207,7 +208,7 @@ class UpdateB(EndB, Feed):
         return self._kept[-1]
 
     def hold(self, on: bool) -> None:
-        """See :meth:`.Feed.hold`; a neighbour that comes again is told again."""
+        """See :meth:`.Feed.hold`; a neighbour that comes back is told again."""
         if not on and self._holding:
             self.channel.send(Kind.GO_ON, 0, connection=self._holding)
             self._holding = 0
@@ -228,7 +229,7 @@ class UpdateB(EndB, Feed):
 
 
 def _gradients(x: Any) -> Any:
-    """What has arrived at the leaves ``x``; zeros where nothing did."""
+    """The gradients that have arrived at the leaves ``x``; zeros where none did."""
 
     def gradient(_: Any, leaf: Tensor) -> Tensor:
         return leaf.new_zeros(leaf.shape) if leaf.grad is None else leaf.grad

@@ -7,8 +7,8 @@ JSON, and both ends agree beforehand on 48 bytes that say how much follows::
     header  magic 4 | version 2 | kind 1 | 0 1 | step 8 | model 16 | body 8 | JSON 4 | CRC 4
     body    JSON | padding | tensor | padding | tensor ...
 
-A receiver believes nothing: every length is held against a limit before memory is asked for,
-every size against the bytes that are there. What does not fit is a :class:`.WireError`, which
+A receiver trusts nothing: every length is checked against a limit before memory is allocated,
+every size against the bytes that are there. What does not fit raises a :class:`.WireError`, which
 says what was expected and what came.
 """
 
@@ -30,10 +30,10 @@ __all__ = ["Frame", "Header", "WireError", "pack", "unpack", "unpack_header"]
 
 MAGIC, VERSION = b"DNI\n", 1
 LAYOUT = struct.Struct("<4sHBBq16sQII")
-ALIGNED = 16  # bytes: a view of bytes as numbers needs them in place
+ALIGNED = 16  # bytes: to view bytes as numbers, they must be aligned
 LIMIT = 1 << 32  # of a body; 4 GiB
 WORDS = 1 << 20  # of its JSON; 1 MiB
-DEPTH = 32  # of containers in containers
+DEPTH = 32  # of nested containers
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -44,14 +44,14 @@ DTYPES = {
 
 
 class Header(NamedTuple):
-    """What follows, and from where."""
+    """What a header says of the message that follows."""
 
     kind: int
     """What the message is for; a number from 0 to 255."""
     step: int
     """The training step that it belongs to."""
     model: bytes
-    """16 bytes that both ends derive from the model; peers of another one are refused."""
+    """16 bytes that both ends derive from the model; peers of another model are refused."""
     body: int
     """Bytes to come."""
     words: int
@@ -68,12 +68,12 @@ class Frame(NamedTuple):
 
 
 def pack(kind: int, step: int, content: Any, model: bytes = bytes(16)) -> Frame:
-    """``content`` as bytes.
+    """Pack ``content`` into bytes.
 
     Args:
         kind, step, model: see :class:`Header`.
         content: a tensor, ``None``, a number, a string, or tuples, lists and dicts (with strings
-            for keys) of them. Tensors travel from the CPU, dense and without history.
+            for keys) of them. Tensors travel from the CPU, dense and without their graph.
 
     Example:
         >>> frame = dni.distributed.pack(kind=1, step=7, content={"h": torch.ones(2, 3)})
@@ -97,7 +97,7 @@ def pack(kind: int, step: int, content: Any, model: bytes = bytes(16)) -> Frame:
 
 
 def unpack_header(header: Tensor, model: bytes | None = None) -> Header:
-    """What a header says, checked; with ``model``, also whose it is."""
+    """What a header says, after all checks; with ``model``, it must be of that model."""
     raw = bytes(header.tolist())
     _checks.header_size(len(raw), LAYOUT.size)
     magic, version, kind, _, step, whose, body, words, check = LAYOUT.unpack(raw)
@@ -124,7 +124,7 @@ def _padded(raw: bytes) -> bytes:
 
 
 def _described(content: Any, tensors: list[Tensor], depth: int) -> Any:
-    """The structure of ``content`` in JSON; its tensors join the list."""
+    """The structure of ``content`` for JSON; its tensors are added to ``tensors``."""
     _checks.not_too_deep(depth)
     if isinstance(content, Tensor):
         _checks.sendable_tensor(content, DTYPES)
@@ -164,7 +164,7 @@ class _Reader:
         raise _checks.unknown_structure(node)
 
     def tensor(self, dtype: torch.dtype, shape: list[int]) -> Tensor:
-        """The next one."""
+        """The next tensor."""
         size = dtype.itemsize
         for length in shape:
             size *= length

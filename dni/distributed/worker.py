@@ -1,14 +1,14 @@
 """A stage's own process: what stands around the user's script.
 
-A new Python needs two seconds until torch is imported, and a neighbour would feel them after
-each death. So a worker is no new Python but a fork of its agent, which has imported torch and
-done nothing with it: no threads, no device. Milliseconds after the fork the script runs as
+A new Python needs two seconds until torch is imported, and neighbours would feel them after each
+death. So a worker is not a new Python but a fork of its agent, which has imported torch and done
+nothing with it: no threads, no device. Milliseconds after the fork the script runs as
 ``__main__``, with the arguments, the ``sys.path`` and the exit that ``python script.py`` gives
 it.
 
-Around it stands what outlasts no script by itself: output that goes to files, which no death of
-a reader can break; a thread that shows a sign of life, and that ends a worker whose agent has
-died; and the traceback, as JSON, for the one who reports it.
+Around it stands what no script has by itself: output to files, which cannot break when a reader
+dies; a thread that shows a sign of life, and ends the worker if its agent has died; and the
+traceback, as JSON, for the process that reports it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from dni.distributed.wire import WireError
 __all__ = ["FAILED", "FATAL", "GRACE", "Failure", "Files", "Plan", "live", "read", "write"]
 
 FATAL = (WireError, SyntaxError, NameError, ImportError)
-"""What the next life would meet again: a peer of another model or version, a slip of the pen."""
+"""What the next life would meet again: a peer of another model or version, a typing error."""
 FAILED = 3
 """The exit code of an agent that has written down how its stage failed."""
 GRACE = 30.0
 """Seconds from SIGTERM to SIGKILL: to finish a step and to write a checkpoint."""
 NOT_A_RANK = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_SIGNALS_TO_HANDLE")
-"""What the agent says of its own world of one: a stage that believed it would listen on TCP."""
+"""They describe the agent's own world of one: a stage that believed them would listen on TCP."""
 
 
 class Files(NamedTuple):
@@ -51,9 +51,9 @@ class Files(NamedTuple):
     status: Path
     """JSON from the script: how far it has come."""
     pulse: Path
-    """JSON with the life and its process; young as long as that is alive."""
+    """JSON with the life and its process; touched as long as that is alive."""
     failure: Path
-    """JSON with the end of the last life that ended badly."""
+    """JSON that says how the last failed life ended."""
     log: Path
     """What the agent itself has to say."""
 
@@ -68,9 +68,9 @@ class Failure(NamedTuple):
     words: str = ""
     """The traceback, if it raised."""
     fatal: bool = False
-    """Another life would end as this one."""
+    """Whether another life would end like this one."""
     excused: bool = False
-    """It ended because it was told to."""
+    """Whether it ended because it was told to."""
 
 
 class Plan(NamedTuple):
@@ -82,14 +82,14 @@ class Plan(NamedTuple):
     max_restarts: int
     silence: float
     folder: str
-    """Of this run alone, and gone after it."""
+    """A folder of this run alone, removed after it."""
     logs: str
-    """For the output; the same folder, or one that stays."""
+    """The folder for the output: the same one, or one that stays."""
     launcher: int
-    """Its process."""
+    """The process of the launcher."""
 
     def files(self, stage: int) -> Files:
-        """Those of one stage."""
+        """The files of one stage."""
         own, logs = Path(self.folder, f"stage{stage}"), Path(self.logs)
         return Files(
             output=logs / f"stage{stage}.out",
@@ -102,14 +102,14 @@ class Plan(NamedTuple):
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON; who reads meanwhile reads the old or the new, never half of it."""
+    """Write JSON; whoever reads meanwhile gets the old or the new content, never half of it."""
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(content))
     draft.replace(path)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was written; nothing if there is nothing, or no JSON object."""
+    """What was written; empty if there is nothing, or no JSON object."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def live(plan: Plan, stage: int, life: int, agent: int) -> None:
-    """Run the script; called in the fork, and whatever happens ends here."""
+    """Run the script; called in the fork, and whatever happens, the fork ends here."""
     files = plan.files(stage)
     done = threading.Event()
     os.setpgid(0, 0)  # what the script starts can be ended with it
@@ -139,7 +139,7 @@ def live(plan: Plan, stage: int, life: int, agent: int) -> None:
             raise
     except BaseException as error:
         how, words = f"raised {type(error).__name__}", _traceback(error)
-        status = read(files.status)  # an error before the first step comes again
+        status = read(files.status)  # an error before the first step would come again
         useless = "clock" in status and status["clock"] == status.get("resumed")
         fatal = isinstance(error, FATAL) or useless
         failure = Failure(life, time.time(), how, words, fatal=fatal)
@@ -148,16 +148,16 @@ def live(plan: Plan, stage: int, life: int, agent: int) -> None:
         raise SystemExit(1) from None
     finally:
         _leave()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyhow
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending anyway
         done.set()
 
 
 def _overheard(number: int, frame: object) -> None:
-    """The kernel sends SIGINT when the agent has died; the attendant sees to that."""
+    """Ignore the SIGINT that comes when the agent has died; the attendant sees to that."""
 
 
 def _write_to(files: Files) -> None:
-    """Send what is printed, by C too, to the files; each line as it comes."""
+    """Send what is printed, by C code too, to the files, line by line."""
     for stream, path in ((sys.stdout, files.output), (sys.stderr, files.errors)):
         stream.flush()
         with open(path, "ab") as file:
@@ -190,7 +190,7 @@ def _attend(pulse: Path, every: float, agent: int, done: threading.Event) -> Non
 
 
 def _run(command: Sequence[str], module: bool) -> None:
-    """As ``python script.py`` and ``python -m module`` do."""
+    """Run ``command`` as ``python script.py`` and ``python -m module`` do."""
     sys.argv[:] = command
     if module:
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
@@ -201,7 +201,7 @@ def _run(command: Sequence[str], module: bool) -> None:
 
 
 def _leave() -> None:
-    """What Python does at its end, and before 3.13 not for a fork: threads, then ``atexit``."""
+    """Join threads, then run ``atexit``: before 3.13, Python does neither for a fork."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
@@ -209,7 +209,7 @@ def _leave() -> None:
 
 
 def _traceback(error: BaseException) -> str:
-    """From the script's first line on: what lies above it is ours."""
+    """The traceback from the script's first line on: what lies above that is ours."""
     place = error.__traceback__
     while place and place.tb_frame.f_globals.get("__name__") != "__main__":
         place = place.tb_next

@@ -1,6 +1,6 @@
-"""At home in other people's training loops.
+"""Callbacks and metrics for other people's training loops.
 
-Each module here needs the library that it is named after, and is imported by whoever has it::
+Each module here needs the library that it is named after; import it if you have that library::
 
     from dni.integrations.lightning import DNICallback
     from dni.integrations.transformers import DNICallback

@@ -1,8 +1,8 @@
-"""For Lightning's ``Trainer``; it needs ``lightning``.
+"""A callback for Lightning's ``Trainer``; it needs ``lightning``.
 
-In automatic optimisation a decoupled module trains unchanged, in the form that is one graph
-(``unlock=False``, as :func:`dni.decouple` makes it). The early form sends its gradients during
-``training_step``, after which Lightning calls ``zero_grad``: it needs manual optimisation::
+With automatic optimisation, a module whose interfaces have the connected form (``unlock=False``,
+as :func:`dni.decouple` makes them) trains unchanged. The early form sends its gradients during
+``training_step``, after which Lightning calls ``zero_grad``; so it needs manual optimisation::
 
     def training_step(self, batch, index):
         x, y = batch
@@ -27,16 +27,16 @@ __all__ = ["DNICallback"]
 
 
 class DNICallback(Callback):
-    """Logs how good synthetic messages are, and lets ``mix`` and ``factor`` follow the step.
+    """Logs how good synthetic messages are, and schedules ``mix`` and ``factor``.
 
-    What is logged is called ``dni/<cut>/loss``, ``.../cosine`` and ``.../norm_ratio``; see
-    :class:`dni.diagnostics.Measurement`. A rate for the synthesizers is the optimiser's affair:
-    ``torch.optim.Adam(dni.parameter_groups(self, lr=1e-3), lr=1e-4)``.
+    It logs ``dni/<cut>/loss``, ``.../cosine`` and ``.../norm_ratio``; see
+    :class:`dni.diagnostics.Measurement`. To give the synthesizers a rate of their own, set it in
+    the optimiser: ``torch.optim.Adam(dni.parameter_groups(self, lr=1e-3), lr=1e-4)``.
 
     Args:
-        every: optimiser steps from one logging to the next.
-        mix: the share of real gradients at a step, a function of its number.
-        factor: the scale of synthetic gradients, likewise.
+        every: how many optimiser steps lie between two logs.
+        mix: a function from the number of a step to the share of real gradients.
+        factor: a function from the number of a step to the scale of synthetic gradients.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class DNICallback(Callback):
         self._seen = 0  # steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the interfaces; refuse those that cannot work."""
+        """Start measuring; refuse interfaces that cannot work here."""
         if pl_module.automatic_optimization:
             _checks.zeroed_after_forward(early(pl_module), type(self).__name__)
         self.monitor, self._seen = Monitor(pl_module), trainer.global_step
@@ -62,7 +62,7 @@ class DNICallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, now and then; of the batches that make up one step, after the last."""
+        """Log every ``every`` steps; if several batches make one step, after the last of them."""
         step = trainer.global_step
         if self.monitor is not None and step != self._seen and step % self.every == 0:
             self.monitor.read()

@@ -1,4 +1,4 @@
-"""What the callbacks of this package have in common: ``mix`` and ``factor`` over the steps."""
+"""What the callbacks here have in common: schedules of ``mix`` and ``factor``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Schedules(NamedTuple):
     factor: Schedule | None = None
 
     def apply(self, model: nn.Module, step: int) -> None:
-        """Set what holds at ``step``, in every backward interface of ``model``."""
+        """Set the values for ``step`` in every backward interface of ``model``."""
         for interface in model.modules():
             if isinstance(interface, BackwardInterface):
                 if self.mix is not None:

@@ -1,6 +1,6 @@
-r"""Synthetic against real messages, as metrics that add up over processes.
+r"""Metrics that compare synthetic and real messages, and add up over processes.
 
-They need ``torchmetrics``. Of messages :math:`s_i` (synthetic) and :math:`m_i` (real),
+They need ``torchmetrics``. For messages :math:`s_i` (synthetic) and :math:`m_i` (real),
 
 .. math::
     \text{GradientCosine} = \frac1n \sum_i \frac{\langle s_i, m_i\rangle}

@@ -1,14 +1,15 @@
-"""For the ``Trainer`` of Transformers; it needs ``transformers`` and ``accelerate``.
+"""A callback for the ``Trainer`` of Transformers; it needs ``transformers`` and ``accelerate``.
 
-The model is decoupled before it is given to the trainer, and saved after :func:`dni.strip`::
+Decouple the model before you give it to the trainer, and save it after :func:`dni.strip`::
 
     dni.decouple(model, at="transformer.h.?", sample=batch)
     trainer = Trainer(model, arguments, train_dataset=data, callbacks=[DNICallback()])
     trainer.train()
     dni.strip(model).save_pretrained("folder")
 
-Trainers clip the norm over all gradients (``max_grad_norm=1.0``), those of synthesizers too: pass
-``max_grad_norm=0``, and ``optimizers=`` for rates of their own (:func:`dni.parameter_groups`).
+A trainer clips the norm over all gradients (``max_grad_norm=1.0``), including those of
+synthesizers: pass ``max_grad_norm=0``. To give synthesizers a rate of their own, pass
+``optimizers=`` (:func:`dni.parameter_groups`).
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ __all__ = ["DNICallback"]
 
 
 class DNICallback(TrainerCallback):
-    """Adds how good synthetic messages are to each log, and schedules ``mix`` and ``factor``.
+    """Adds to each log how good synthetic messages are, and schedules ``mix`` and ``factor``.
 
     The numbers, ``dni/<cut>/<quantity>``, join those of the trainer: in ``state.log_history``, in
-    what it prints, and in callbacks that stand after this one in ``callbacks=``.
+    what it prints, and in the logs of callbacks that come after this one in ``callbacks=``.
 
     Args:
-        mix: the share of real gradients at a step, a function of its number.
-        factor: the scale of synthetic gradients, likewise.
+        mix: a function from the number of a step to the share of real gradients.
+        factor: a function from the number of a step to the scale of synthetic gradients.
     """
 
     def __init__(self, mix: Schedule | None = None, factor: Schedule | None = None) -> None:
@@ -45,8 +46,8 @@ class DNICallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Look at the interfaces."""
-        if self.monitor is not None:  # of a training that was interrupted
+        """Start measuring."""
+        if self.monitor is not None:  # left by a training that was interrupted
             self.monitor.close()
         self.monitor = Monitor(kwargs["model"])
 

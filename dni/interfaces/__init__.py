@@ -2,9 +2,9 @@ r"""Interfaces: where two parts of a network exchange messages.
 
 PyTorch couples the parts of a network through one graph: part A hands an activation
 :math:`h` to part B and then waits, for B's forward pass and for the gradient
-:math:`g = \partial L / \partial h` to come back. An interface stands at that place. It
-asks a *synthesizer* for the message that is not there yet, hands that on, and when the
-real message arrives teaches it to the synthesizer (:mod:`dni._objective`):
+:math:`g = \partial L / \partial h` to come back. An interface stands between the two. It
+asks a *synthesizer* for the message that is not there yet, and hands that on. When the real
+message arrives, the interface teaches it to the synthesizer (:mod:`dni._objective`):
 
 ===========================  ===================  ==============================  ===============
 interface                    predicts             from the trigger                for whom

@@ -1,7 +1,7 @@
 r"""A predicted gradient: part A need not wait for part B.
 
 In a feed-forward network the cut lies between two parts (:mod:`dni._autograd` draws it). In
-a recurrent one it lies between two windows, and its two ends are called apart::
+a recurrent one it lies between two windows, and its two ends are called separately::
 
       window t                              window t + 1
     --> core --> core --> h - - detach - -> make_trigger(h) --> core --> core --> h'
@@ -34,7 +34,7 @@ from dni._autograd import Cut, Weight, weighted
 from dni.contexts import backward_all, deferring
 from dni.interfaces.unidirectional import Prediction, UnidirectionalInterface
 
-NEAR = 50  # nodes of a graph that are looked at
+NEAR = 50  # nodes of a graph to search, at most
 
 
 class BackwardInterface(UnidirectionalInterface):
@@ -49,22 +49,22 @@ class BackwardInterface(UnidirectionalInterface):
     gradients:
 
     * ``unlock=True``: :math:`s` is backpropagated from ``h`` during the forward pass,
-      so that A's gradients exist before B runs. What comes back has the values of
-      ``h`` and none of its history: it starts at a fresh leaf.
+      so that A's gradients exist before B runs. The output has the values of ``h``
+      but none of its history: its graph starts at a fresh leaf.
     * ``unlock=False``: one connected graph. Forward is the identity; in the loss's
       backward pass the cut sends :math:`s` upstream in place of :math:`g`. This is the
       form for ``torch.compile``, DDP, checkpointing, skip connections around the cut,
       and a ``zero_grad()`` between forward and backward. Inside
       :func:`dni.defer_backward` every interface takes this form.
 
-    The output shares memory with ``h``; an in-place operation right after the cut is an
-    error of PyTorch's that says so. Use the out-of-place one, or clone.
+    The output shares memory with ``h``, so PyTorch raises an error for an in-place operation
+    right after the cut. Use the out-of-place one, or clone.
 
     Args:
         unlock: see above.
         mix: share of the real gradient, from 0 to 1; needs ``unlock=False``. ``mix=1``
             *observes*: A trains by plain backpropagation, bit for bit, while the
-            synthesizer learns. An attribute that may change at any time, also in a
+            synthesizer learns. An attribute that may be changed at any time, also in a
             compiled model.
         factor: scale of the synthetic gradient (the paper uses 0.1 for recurrent
             networks); an attribute, like ``mix``.
@@ -139,7 +139,7 @@ class BackwardInterface(UnidirectionalInterface):
         self._write_schedule()
 
     def forward(self, trigger: Any) -> Any:
-        """``trigger``, cut: a synthetic gradient goes up, the real one is intercepted."""
+        """``trigger``, cut: a synthetic gradient goes upstream, the real one is intercepted."""
         if not self._learning:
             self._sends_in(False)
             return trigger
@@ -149,9 +149,9 @@ class BackwardInterface(UnidirectionalInterface):
     def backward(self, trigger: Any, factor: float | None = None) -> Any:
         r"""Backpropagate the synthetic gradient of ``trigger`` from it.
 
-        For recurrent networks: called on the last state of a window, it stands in for
-        the losses beyond the window. Inside :func:`dni.defer_backward`, where the loss
-        of the window joins it in one pass.
+        For recurrent networks: at the last state of a window, the synthetic gradient stands
+        in for the losses beyond the window. Call it inside :func:`dni.defer_backward`, where
+        it and the loss of the window go through the graph in one pass.
 
         Args:
             trigger: a state that requires grad; a tensor or a structure of tensors.
@@ -186,10 +186,10 @@ class BackwardInterface(UnidirectionalInterface):
     def make_trigger(self, trigger: Any) -> Any:
         r"""Mark ``trigger`` as a place where a real gradient arrives and is learnt from.
 
-        For recurrent networks: called on the first state of a window, whose gradient is
-        the window's own plus what :meth:`backward` sent into its end, the *bootstrapped*
-        target. The gradient also passes on into ``trigger`` unchanged; detach it first,
-        as truncated BPTT does, where the window before is not to be reached.
+        For recurrent networks: called on the first state of a window. The gradient there is
+        the window's own plus what :meth:`backward` sent into its end: the *bootstrapped*
+        target. It also passes on into ``trigger``, unchanged. To keep it out of the window
+        before, detach ``trigger`` first, as truncated BPTT does.
 
         Returns:
             ``trigger`` with the same structure and values.
@@ -213,17 +213,17 @@ class BackwardInterface(UnidirectionalInterface):
         return rebuild(_trees.split(super().receive(trigger), leaves))
 
     def extra_repr(self) -> str:
-        """What ``print(interface)`` says beside the synthesizer."""
+        """What ``print(interface)`` shows besides the synthesizer."""
         own = f"unlock={self.unlock}, mix={self._mix:g}, factor={self._factor:g}"
         return ", ".join(filter(None, (own, super().extra_repr())))
 
     def _ask(self, leaves: list[Tensor]) -> Prediction:
-        """The synthetic gradient of a trigger that it can be sent into."""
+        """The synthetic gradient for a trigger, after a check that it can be sent there."""
         _checks.trigger(leaves, self.who)
         return self._predict(leaves, leaves)
 
     def _cut(self, leaves: list[Tensor], predicted: Prediction) -> tuple[Tensor, ...]:
-        """``leaves`` with a synthetic gradient sent up, now or with the loss."""
+        """``leaves``, cut: a synthetic gradient goes upstream, now or with the loss."""
         if self.unlock and not deferring():
             self._sends_in(True)
             self._send_upstream(leaves, predicted, self._factor)
@@ -245,7 +245,7 @@ class BackwardInterface(UnidirectionalInterface):
         return Cut.apply(*predicted, mix, factor, self, *leaves)  # type: ignore[no-untyped-call, no-any-return]
 
     def _send_upstream(self, leaves: list[Tensor], predicted: Prediction, factor: float) -> Tensor:
-        """Backpropagate from the trigger, now or deferred; its graph is used up then."""
+        """Backpropagate from the trigger, now or deferred, which uses up its graph."""
         self._may_backpropagate()
         synthetic = self.objective.scaled(*predicted, leaves[0].dtype)
         if factor == 0:
@@ -259,7 +259,7 @@ class BackwardInterface(UnidirectionalInterface):
         return synthetic
 
     def _write_schedule(self) -> None:
-        """A new tensor each time: a compiled backward pass may still hold the old one."""
+        """Make a new tensor each time: a compiled backward pass may still hold the old one."""
         weights, device = [self._mix, self._factor], self._schedule.device
         self._schedule = torch.tensor(weights, dtype=torch.float32, device=device)
 
@@ -271,7 +271,7 @@ class BackwardInterface(UnidirectionalInterface):
 
 
 def _learner(node: Node | None) -> Tensor | None:
-    """A parameter that a gradient of ``node`` reaches, one of the nearest."""
+    """One of the nearest parameters that a gradient from ``node`` reaches."""
     nodes, seen = deque([node] if node is not None else []), 0
     while nodes and seen < NEAR:
         node, seen = nodes.popleft(), seen + 1
@@ -283,7 +283,7 @@ def _learner(node: Node | None) -> Tensor | None:
 
 
 def _still_there(learner: weakref.ref[Tensor], version: int, who: str, gradient: Tensor) -> None:
-    """A hook where the real gradient arrives: was the synthetic one erased, and not used?"""
+    """A hook where the real gradient arrives: warn if the synthetic one was erased, unused."""
     parameter = learner()
     if parameter is not None and parameter.grad is None and parameter._version == version:
         _checks.erased(who)

@@ -26,15 +26,15 @@ class BidirectionalInterface(nn.Module):
        :math:`h`.
 
     In separate processes, A calls :meth:`send` and B calls :meth:`receive`, each on its
-    own copy of the interface; synchronise the copies once in a while. B has no :math:`h`: there
-    :math:`S_g` learns what belongs to :math:`\hat h`.
+    own copy of the interface; synchronise the copies once in a while. B does not have :math:`h`:
+    there :math:`S_g` learns from :math:`\hat h` and its gradient.
 
     Args:
         forward_synthesizer: predicts the message from the trigger.
         backward_synthesizer: predicts its gradient from the message.
         unlock: see :class:`BackwardInterface`; it holds for both.
-        mix, factor: likewise, of the gradient that part A receives; afterwards they are
-            attributes of ``backward_interface``. Part B runs on a synthetic input whatever
+        mix, factor: likewise, for the gradient that part A receives; to change them later,
+            set them on ``backward_interface``. Part B runs on a synthetic input whatever
             ``mix`` is.
         normalize, nonfinite, name: see :class:`UnidirectionalInterface`.
 
@@ -78,7 +78,7 @@ class BidirectionalInterface(nn.Module):
         )
 
     def forward(self, message: Any, trigger: Any) -> Any:
-        """The synthetic message for ``trigger``; a synthetic gradient goes into ``message``."""
+        """The synthetic message for ``trigger``; a synthetic gradient is sent into ``message``."""
         leaves, rebuild = _trees.flatten(message, self.backward_interface.who)
         ahead, back = self._ask_both(leaves, trigger)
         if ahead is None and back is None:
@@ -95,7 +95,7 @@ class BidirectionalInterface(nn.Module):
         return rebuild(leaves)
 
     def send(self, message: Any, trigger: Any) -> None:
-        """Part A's end: teach the message, and learn from a synthetic gradient."""
+        """Part A's end: teach the real message, and send a synthetic gradient into it."""
         leaves, _ = _trees.flatten(message, self.backward_interface.who)
         ahead, back = self._ask_both(leaves, trigger)
         if ahead is not None:
@@ -104,13 +104,13 @@ class BidirectionalInterface(nn.Module):
             self.backward_interface._send_upstream(leaves, back, self.backward_interface.factor)
 
     def receive(self, trigger: Any) -> Any:
-        """Part B's end: a synthetic message, one tensor, that intercepts its real gradient."""
+        """Part B's end: a synthetic message, as one tensor that intercepts its real gradient."""
         return self.backward_interface.make_trigger(self.forward_interface.receive(trigger))
 
     def _ask_both(
         self, leaves: list[Tensor], trigger: Any
     ) -> tuple[Prediction | None, Prediction | None]:
-        """Both predictions, checked before either is used; none of a side that is in eval mode."""
+        """Both predictions, checked before either is used; ``None`` for a side in eval mode."""
         forward, backward = self.forward_interface, self.backward_interface
         ahead = back = None
         if forward._learning:

@@ -8,8 +8,8 @@ from dni import _checks
 from dni.interfaces.several import EachTensor
 from dni.interfaces.unidirectional import UnidirectionalInterface
 
-ATTRIBUTE = "dni_interface"  # of a decoupled module: the child after it
-HOOK = "dni_hook"  # and the handle of the hook that calls it
+ATTRIBUTE = "dni_interface"  # the child that cuts the output of a decoupled module
+HOOK = "dni_hook"  # the handle of the hook that calls it
 
 
 def attached_to(module: nn.Module) -> nn.Module | None:
@@ -18,11 +18,11 @@ def attached_to(module: nn.Module) -> nn.Module | None:
 
 
 def interfaces_of(model: nn.Module) -> dict[str, UnidirectionalInterface]:
-    """All interfaces in ``model`` by their names: those written into it, and those attached.
+    """All interfaces in ``model`` by name: those written into it, and those attached.
 
-    An interface that :func:`dni.decouple` attached is called like the module that it stands
-    after (``"core[1][0]"`` where that puts out several tensors); one without a shape yet is
-    not there.
+    An interface that :func:`dni.decouple` attached has the name of the module that it is
+    attached to (``"core[1][0]"`` if that module returns several tensors). An interface that
+    still waits for its shape is left out.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))

@@ -15,12 +15,12 @@ from dni.interfaces.unidirectional import Prediction, UnidirectionalInterface
 class ForwardInterface(UnidirectionalInterface):
     r"""Predicts part B's *input*, so that B can run before part A has.
 
-    Called as ``interface(message, trigger)`` where both are at hand: the synthesizer is
+    Called as ``interface(message, trigger)`` where both are at hand. The synthesizer is
     taught the real message :math:`h`, and the synthetic one takes its place,
 
     .. math:: \hat h = r \, S(\text{trigger}),
 
-    with no path for a gradient back into ``message``: no original information passes.
+    so that nothing of ``message`` itself reaches part B, and no gradient goes back into it.
 
     Args:
         unlock: teach the synthesizer during the forward pass (``True``), or together
@@ -54,7 +54,7 @@ class ForwardInterface(UnidirectionalInterface):
         self.unlock = unlock
 
     def forward(self, message: Any, trigger: Any) -> Any:
-        """The synthetic message for ``trigger``, having taught the real one."""
+        """Teach the real message, and return the synthetic one for ``trigger``."""
         if not self._learning:
             self._sends_in(False)
             return message
@@ -69,7 +69,7 @@ class ForwardInterface(UnidirectionalInterface):
         return self.unlock and not deferring()
 
     def _learn_early(self, real: list[Tensor], predicted: Prediction) -> Prediction:
-        """In the early form teach ``real`` now; what is left to teach with the loss."""
+        """In the early form, teach ``real`` now and detach the prediction; else do nothing."""
         if not self._early:
             return predicted
         self._sends_in(True)
@@ -77,5 +77,5 @@ class ForwardInterface(UnidirectionalInterface):
         return predicted._replace(output=predicted.output.detach())
 
     def _substitute(self, real: list[Tensor], predicted: Prediction) -> tuple[Tensor, ...]:
-        """Synthetic values; a gradient goes straight through to ``real``."""
+        """Synthetic values in place of ``real``; a gradient goes straight through to ``real``."""
         return Substitute.apply(*predicted, self._early, self, *real)  # type: ignore[no-untyped-call, no-any-return]

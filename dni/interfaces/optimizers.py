@@ -1,16 +1,16 @@
-"""What optimisers know of the synthesizers that a network was given.
+"""Makes optimisers take in the synthesizers that a network is given.
 
 An optimiser holds the parameters that were there when it was made. One that was made before a
-synthesizer had its shape holds a :class:`Placeholder`, and takes the synthesizer's own
-parameters in its place before it first steps::
+synthesizer had its shape holds a :class:`Placeholder`. Before the optimiser's next step, the
+synthesizer's own parameters take that place::
 
     decoupled:        optimizer.params = [w, placeholder, v]
     first batch:      placeholder.becomes = [weight, bias]
     optimizer.step(): optimizer.params = [w, weight, bias, v], and the step
 
-One that was made before the network was decoupled holds nothing, and the part below the cut
-would learn nothing, in silence. Both are seen by a hook on the steps of all optimisers, which
-returns at once where nothing is waiting for it.
+An optimiser that was made before the network was decoupled holds nothing of the synthesizer, and
+the part below the cut would silently learn nothing. A hook on the steps of all optimisers sees
+both cases; it returns at once if nothing is waiting for it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from dni import _checks
 
-PATIENCE = 100  # steps of other optimisers before one is missed
+PATIENCE = 100  # steps of other optimisers before a warning
 
 
 class Placeholder(nn.UninitializedParameter):
-    """What an optimiser knows of a synthesizer that is not there yet."""
+    """Stands in an optimiser for the parameters of a synthesizer that is not there yet."""
 
     becomes: list[nn.Parameter] | None = None
 
@@ -43,7 +43,7 @@ class Placeholder(nn.UninitializedParameter):
             _checks.shaped_before_use(error)
 
     def requires_grad_(self, requires_grad: bool = True) -> Placeholder:
-        """Frozen or thawed, as what it becomes will be."""
+        """Freeze or thaw it, and so what it will become."""
         self.requires_grad = requires_grad
         return self
 
@@ -56,14 +56,14 @@ class Placeholder(nn.UninitializedParameter):
         return _rebuilt, (self.requires_grad, self.becomes)
 
     def become(self, parameters: list[nn.Parameter]) -> None:
-        """From the next step on."""
+        """Let ``parameters`` take its place from the next step on."""
         self.becomes = parameters
         _waiting.append(weakref.ref(self))
         _look()
 
 
 def _rebuilt(requires_grad: bool, becomes: list[nn.Parameter] | None) -> Placeholder:
-    """A copy, that an optimiser copied along with it exchanges too."""
+    """A copy, which an optimiser copied along with it will replace too."""
     placeholder = Placeholder(requires_grad=requires_grad)
     if becomes is not None:
         placeholder.become(becomes)
@@ -71,7 +71,7 @@ def _rebuilt(requires_grad: bool, becomes: list[nn.Parameter] | None) -> Placeho
 
 
 def watch(made: nn.Module) -> None:
-    """Warn where synthesizers in ``made`` have gradients, and no optimiser that steps."""
+    """Warn if synthesizers in ``made`` get gradients, but no optimiser steps them."""
     learning = [one for one in made.parameters() if one.requires_grad]
     if learning:
         _watched.append(_Watched(learning))
@@ -79,18 +79,18 @@ def watch(made: nn.Module) -> None:
 
 
 class _Watched:
-    """A synthesizer's parameters, until an optimiser that steps is seen to know one."""
+    """A synthesizer's parameters, watched until an optimiser that holds one of them steps."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.parameters = [weakref.ref(one) for one in parameters]
         self.versions = [one._version for one in parameters]
-        self.fresh = False  # a gradient since the last step
+        self.fresh = False  # whether a gradient has come since the last step
         self.steps = 0  # of other optimisers, each after a fresh gradient
         hook = partial(_has_gradient, weakref.ref(self))
         self.handles = [one.register_post_accumulate_grad_hook(hook) for one in parameters]  # type: ignore[no-untyped-call]
 
     def missed(self, known: set[int]) -> bool:
-        """Whether an optimiser that knows ``known`` passes over them, and nobody else steps."""
+        """Whether an optimiser that holds ``known`` lacks them, and nothing else stepped them."""
         there = [one() for one in self.parameters]
         versions = [-1 if one is None else one._version for one in there]
         if versions != self.versions or any(id(one) in known for one in there):
@@ -110,7 +110,7 @@ def _has_gradient(watched: weakref.ref[_Watched], parameter: Tensor) -> None:
         one.fresh = True
 
 
-_waiting: list[weakref.ref[Placeholder]] = []  # that an optimiser may know
+_waiting: list[weakref.ref[Placeholder]] = []  # which an optimiser may hold
 _watched: list[_Watched] = []
 _hook: list[Any] = []  # never removed: torch iterates over its hooks while it calls them
 
@@ -121,7 +121,7 @@ def _look() -> None:
 
 
 def _before_step(optimizer: Optimizer, *_: Any) -> None:
-    """Placeholders out, parameters in; who is still missed?"""
+    """Replace placeholders by parameters; warn of synthesizers that nobody steps."""
     if not _waiting and not _watched:
         return
     for group in optimizer.param_groups:

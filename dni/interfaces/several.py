@@ -1,4 +1,4 @@
-"""Interfaces after a module that puts out several tensors, which nothing can join."""
+"""Interfaces after a module that returns several tensors, which cannot be joined."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dni.interfaces.backward import BackwardInterface
 
 
 class EachTensor(nn.ModuleList):
-    """One interface for each of the ``places`` in an output that had a gradient at first."""
+    """One interface for each tensor of an output that required a gradient in the first batch."""
 
     def __init__(self, made: dict[_trees.Place, BackwardInterface]) -> None:
         super().__init__(made.values())
         self.places = list(made)
 
     def forward(self, output: Any) -> Any:
-        """``output``, cut at these places."""
+        """``output``, with these tensors cut."""
         return _trees.map_tensors(self._cut, output)
 
     def interfaces(self) -> dict[str, BackwardInterface]:
-        """All of them, by the places as Python writes them."""
+        """The interfaces, by their places as Python writes them."""
         named = zip(self.places, self, strict=True)
         return {_trees.written(place): one for place, one in named}  # type: ignore[misc]
 

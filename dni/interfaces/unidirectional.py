@@ -1,4 +1,4 @@
-"""One direction of messages, the ground of the two interfaces that have one."""
+"""Messages in one direction: the base class of forward and backward interfaces."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dni.contexts import backward_all, current_context, deferring, inside_backwa
 
 
 class Prediction(NamedTuple):
-    """What a synthesizer said of one trigger."""
+    """What a synthesizer answered to one trigger."""
 
     output: Tensor
     """The synthetic message, in units of its scale."""
     snapshot: Tensor | None
-    """The scale as it was then (:mod:`dni._objective`)."""
+    """The scale at that time (:mod:`dni._objective`)."""
 
 
 class UnidirectionalInterface(nn.Module):
@@ -37,21 +37,21 @@ class UnidirectionalInterface(nn.Module):
 
     Args:
         synthesizer: any module with ``forward(trigger, context)`` that returns one
-            tensor of the message's shape. Of a message of several tensors it sees, and
-            returns, them joined along the last dimension.
+            tensor of the message's shape. If a message has several tensors, the synthesizer
+            sees and returns them joined along the last dimension.
         normalize: regress the message divided by its running root mean square, and
-            scale predictions back (:mod:`dni._objective`); left out, yes, unless the
+            scale predictions back (:mod:`dni._objective`). If left out, yes, unless the
             synthesizer says that its messages have a scale of their own
-            (:class:`dni.LossSynthesizer`, :class:`dni.LocalLossSynthesizer`). Under a frozen
-            synthesizer the scale stays what it is: 1, if it never learnt. Weights that were
-            saved without a scale, by an older library say, load into ``normalize=False``.
+            (:class:`dni.LossSynthesizer`, :class:`dni.LocalLossSynthesizer`). If the
+            synthesizer is frozen, the scale stays as it is: 1, if it never learnt. Weights
+            saved without a scale, by an older library say, need ``normalize=False`` to load.
         nonfinite: what to do with a real message that holds NaN or Inf: ``"raise"`` an
             error that names the interface, or ``"skip"`` it. Either way the synthesizer
-            does not learn from it; what ``mix`` sends upstream is what came. The check
-            reads one number per message (two, where the synthesizer has a scale of its
-            own), for which the host waits on an accelerator. A compiled region neither
+            does not learn from it; the share that ``mix`` sends upstream is sent as it came.
+            The check reads one number per message (two, if the synthesizer has a scale of
+            its own), for which the host waits on an accelerator. A compiled region neither
             waits nor raises: it skips.
-        name: how errors call this interface.
+        name: what errors call this interface.
 
     Shapes:
         trigger: whatever the synthesizer takes; message: whatever it returns.
@@ -78,22 +78,22 @@ class UnidirectionalInterface(nn.Module):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        self.who = kind if name is None else f"{kind} {name!r}"  # how errors call this interface
+        self.who = kind if name is None else f"{kind} {name!r}"  # what errors call this interface
         _checks.is_synthesizer(synthesizer, self.who)
         _checks.one_of("nonfinite", nonfinite, ("raise", "skip"), self.who)
         self.synthesizer = synthesizer
         own_scale = bool(getattr(synthesizer, "own_scale", False))
         normalize = _checks.normalize(normalize, own_scale, synthesizer, self.who)
         self.objective = Objective(normalize, nonfinite, own_scale)
-        self._sent = False  # during the last forward pass, which was no part of a backward pass
+        self._sent = False  # in the last forward pass that was not part of a backward pass
         self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]
 
     def send(self, message: Any, trigger: Any) -> None:
         r"""Teach the synthesizer that ``trigger`` came with the real ``message``.
 
-        The gradient of the objective is added to the synthesizer's parameters at once,
-        or at the end of :func:`dni.defer_backward`. None flows into either argument. In
-        eval mode and under ``no_grad`` there is nothing to teach.
+        The gradient of the objective accumulates in the synthesizer's parameters at once,
+        or at the end of :func:`dni.defer_backward`. No gradient flows into either argument.
+        In eval mode and under ``no_grad`` nothing is taught.
         """
         if self._learning:
             real, _ = _trees.flatten(message, self.who)
@@ -103,8 +103,8 @@ class UnidirectionalInterface(nn.Module):
     def receive(self, trigger: Any) -> Any:
         r"""The synthetic message for ``trigger``: plain data, part of no graph.
 
-        One tensor, as the synthesizer makes it: only a :class:`BackwardInterface`, whose
-        message has the structure of its trigger, knows how to split it.
+        It is one tensor, as the synthesizer returns it: only a :class:`BackwardInterface`,
+        whose message has the structure of its trigger, knows how to split it.
         """
         known, _ = _trees.flatten(trigger, self.who)
         with torch.no_grad():
@@ -112,7 +112,7 @@ class UnidirectionalInterface(nn.Module):
             return self.objective.scaled(predicted.output, predicted.snapshot)
 
     def extra_repr(self) -> str:
-        """What ``print(interface)`` says beside the synthesizer."""
+        """What ``print(interface)`` shows besides the synthesizer."""
         return "" if self.objective.moments is not None else "normalize=False"
 
     @property
@@ -130,7 +130,7 @@ class UnidirectionalInterface(nn.Module):
         version = _version(joined)
         try:
             output = self.synthesizer(joined, current_context())
-        except RuntimeError as error:  # of PyTorch's, about tensors that do not fit?
+        except RuntimeError as error:  # PyTorch's, perhaps about tensors that do not fit
             _checks.misplaced(self.synthesizer, joined, self.who, error)
             raise
         _checks.unchanged(version, _version(joined), self.synthesizer, self.who)
@@ -154,10 +154,10 @@ class UnidirectionalInterface(nn.Module):
             backward_all([(output, gradient)], self.who)
 
     def _sends_in(self, forward_pass: bool) -> None:
-        """Refuse to send in a second run of a forward pass that has sent already.
+        """Refuse to send when a forward pass that has already sent is run a second time.
 
-        Such a run is part of the backward pass. The reentrant kind of checkpointing is welcome:
-        its first run builds no graph and sends nothing.
+        Checkpointing does so during the backward pass. Its reentrant kind is allowed: there the
+        first run builds no graph and sends nothing.
         """
         if torch.compiler.is_compiling():
             return
@@ -166,7 +166,7 @@ class UnidirectionalInterface(nn.Module):
         self._sent = forward_pass and not again
 
     def _may_backpropagate(self) -> None:
-        """Refuse a backward pass during the forward pass where it goes wrong."""
+        """Refuse a backward pass during the forward pass where it would go wrong."""
         if deferring():
             return
         if torch.compiler.is_compiling():
@@ -179,7 +179,7 @@ class UnidirectionalInterface(nn.Module):
 
 
 def _version(tensor: Tensor) -> int:
-    """Grows with each in-place operation, where that is counted."""
+    """A number that grows with each in-place operation; 0 if these are not counted."""
     uncounted = torch.compiler.is_compiling() or tensor.is_inference()
     return 0 if uncounted else tensor._version
 
@@ -187,8 +187,8 @@ def _version(tensor: Tensor) -> int:
 def inside_ddp() -> bool:
     """Whether a ``DistributedDataParallel`` forward pass is running around this call.
 
-    DDP has no public sign of it; the attribute read here is the one that it sets for
-    the compiler. Where a release lacks it, this check says no.
+    DDP has no public sign of it; the attribute read here is one that DDP sets for the
+    compiler. In a release without it, the answer is no.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False

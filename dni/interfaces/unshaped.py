@@ -1,8 +1,8 @@
-"""Where an interface will stand once a batch has shown the shape of its messages.
+"""The place of an interface until a batch has shown the shape of its messages.
 
-A synthesizer has the width of the message that it predicts, and only a forward pass knows
-that. Until the first one an :class:`Unshaped` module holds the place, and a placeholder
-that of its parameters (:mod:`dni.interfaces.optimizers`).
+A synthesizer has the width of the message that it predicts, and only a forward pass shows
+that. Until the first one, an :class:`Unshaped` module stands in for the interface, and a
+placeholder for its parameters (:mod:`dni.interfaces.optimizers`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Pairs = list[tuple[_trees.Place, Tensor]]
 
 
 class Unshaped(nn.Module):
-    """Holds the place of what ``make`` will build for the tensors of a first output.
+    """Stands in for what ``make`` will build from the tensors of the first output.
 
     Args:
-        make: from the places and tensors that have a gradient, what stands here.
-        name: of the module before this place.
+        make: builds what will stand here, from the tensors that require grad and their places.
+        name: that of the module before this place.
         options: the arguments of the interfaces to come.
     """
 
@@ -38,18 +38,18 @@ class Unshaped(nn.Module):
         self.placeholder = Placeholder()
 
     def shape(self, output: Any) -> nn.Module:
-        """What to put here instead."""
+        """Build what takes this place, and hand the place over to it."""
         return self.becomes(self.build(output))
 
     def build(self, output: Any) -> nn.Module:
-        """What could stand here; nothing knows of it yet."""
+        """Build what could take this place; nothing knows of it yet."""
         _checks.shaped_before_compiling(torch.compiler.is_compiling(), self.name)
         pairs = learning(output, self.name)
         with same_random_state(tensor for _, tensor in pairs):
             return self.make(pairs)
 
     def becomes(self, made: nn.Module) -> nn.Module:
-        """``made``, which whoever knows this place knows from now on."""
+        """Hand this place over to ``made``, and its placeholder to the parameters of ``made``."""
         made.train(self.training)
         if not self.placeholder.requires_grad:  # frozen while it waited
             made.requires_grad_(False)
@@ -61,19 +61,19 @@ class Unshaped(nn.Module):
         """There is nothing to save yet."""
 
     def _load_from_state_dict(self, state: Any, prefix: str, *_: Any) -> None:
-        """A plain network's checkpoint has nothing for this place; another does not fit."""
+        """A plain network's checkpoint has nothing for this place; any other is refused."""
         _checks.shaped_before_loading(any(key.startswith(prefix) for key in state), self.name)
 
 
 def learning(output: Any, name: str) -> Pairs:
-    """The tensors of an output that have a gradient."""
+    """The tensors of an output that require grad, with their places."""
     pairs = [(place, tensor) for place, tensor in _trees.tensors(output) if tensor.requires_grad]
     _checks.something_to_cut(bool(pairs), output, name)
     return pairs
 
 
 def same_random_state(tensors: Iterable[Tensor]) -> Any:
-    """Random numbers drawn inside are drawn again outside: training goes on as without."""
+    """Restore the random state after the block, so that training goes on as without it."""
     devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     return torch.random.fork_rng(devices=list(devices))
 

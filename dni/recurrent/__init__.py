@@ -6,10 +6,10 @@ gradient at the window's last state stands in for all losses to come.
 
 * :func:`dni.windows` is the loop: windows, hand-over of the state, end of the sequence;
 * :class:`dni.AuxiliaryTask` adds the paper's auxiliary task to it;
-* :class:`dni.Synthesizer` adds synthetic gradients to a loop that is there already, in three
-  lines, and trains itself.
+* :class:`dni.Synthesizer` adds synthetic gradients to an existing loop, in three lines, and
+  trains itself.
 
-All are written with :meth:`dni.BackwardInterface.make_trigger` and
+:func:`dni.windows` is written with :meth:`dni.BackwardInterface.make_trigger` and
 :meth:`dni.BackwardInterface.backward`, which may be called by hand as well.
 """
 

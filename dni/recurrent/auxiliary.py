@@ -1,4 +1,4 @@
-"""The auxiliary task of recurrent networks: to foresee the next synthetic gradient."""
+"""The auxiliary task of recurrent networks: predict the next synthetic gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dni.interfaces import UnidirectionalInterface
 
 
 class AuxiliaryTask(UnidirectionalInterface):
-    r"""From a state, predict the synthetic gradient of the *next* window's end.
+    r"""Predicts, from a state, the synthetic gradient at the end of the *next* window.
 
     With :math:`h_k` the state after window :math:`k`, :math:`P` the predictor and
     :math:`s(h_{k+1})` the synthetic gradient that the next window ends with,
@@ -21,19 +21,19 @@ class AuxiliaryTask(UnidirectionalInterface):
         L^{aux}_{k+1} = \frac{1}{n} \sum_i
             \Big(P(h_k)_i - \frac{s(h_{k+1})_i}{r}\Big)^2,
 
-    :math:`r` being a running scale (:mod:`dni._objective`). The loss belongs to window
-    :math:`k+1`, where its target is known, and unlike that of a synthesizer it reaches the
+    where :math:`r` is a running scale (:mod:`dni._objective`). The loss belongs to window
+    :math:`k+1`, where its target is known. Unlike the loss of a synthesizer, it reaches the
     state: :math:`\mathit{weight} \cdot \partial L^{aux} / \partial h_k` arrives at the
-    trigger :math:`h_k` together with the gradient of the window's own loss. From there it
-    goes the way of every later loss: the interface's synthesizer learns it, and sends it
+    trigger :math:`h_k` together with the gradient of the window's own loss. From there on it
+    is treated like every later loss: the interface's synthesizer learns it, and sends it
     into the core that made :math:`h_k`. So the core learns to keep in its state what the
     window after the next will ask for.
 
     Args:
         synthesizer: the predictor; any synthesizer for the state.
-        weight: of the task beside the losses of the network. Each window adds one such loss:
-            on digits read row by row 0.1 did no harm over four windows, and much over fourteen
-            (``benchmarks/README.rst``).
+        weight: the weight of the task beside the losses of the network. Each window adds one
+            such loss: on digits read row by row, 0.1 did no harm over four windows, and much
+            harm over fourteen (``benchmarks/README.rst``).
         normalize, nonfinite, name: see :class:`dni.UnidirectionalInterface`.
 
     Shapes:

@@ -1,8 +1,8 @@
-r"""Three lines in a loop that is there already.
+r"""Synthetic gradients for an existing loop, in three lines.
 
 :class:`Synthesizer` is for those who have a training loop and want to keep it: it owns its
-interface and its optimiser, and needs two calls. What makes that possible is that nothing
-is learnt until :meth:`.Synthesizer.step`::
+interface and its optimiser, and needs two calls. That is possible because nothing is learnt
+until :meth:`.Synthesizer.step`::
 
     out, h = rnn(window, h)
     loss.backward(retain_graph=True)   # or after the next line, then without retain_graph
@@ -38,7 +38,7 @@ WHO = "dni.Synthesizer"
 
 @dataclass
 class _Boundary:
-    """A state between two windows, with what is known of it."""
+    """A state between two windows, and what is known of it."""
 
     leaves: list[Tensor]
     """Handed to the user; the next window's gradient arrives in their ``.grad``."""
@@ -46,7 +46,7 @@ class _Boundary:
     """What was predicted for it."""
     context: Any
     kept: bool = False
-    """Whether a ``step()`` has left it for the next, its gradient being still to come."""
+    """Whether a ``step()`` has left it to the next one, as its gradient is still to come."""
 
     @property
     def reached(self) -> bool:
@@ -66,9 +66,9 @@ class Synthesizer(nn.Module):
 
     The signature is that of an older library, whose loops run unchanged. It wraps a
     :class:`dni.BackwardInterface` with a multi-layer perceptron (:class:`dni.Centered`), and
-    an optimiser of its own: do not give its parameters to another one. What is learnt of a
-    state :math:`h` is the gradient that the next window leaves there, what :math:`s(h')` at its
-    end sends back included,
+    an optimiser of its own: do not give its parameters to another one. For a state :math:`h`
+    it learns the gradient that the next window leaves there, including what :math:`s(h')` at
+    the end of that window sends back,
 
     .. math::
         m(h) = \frac{\partial L}{\partial h}
@@ -76,27 +76,27 @@ class Synthesizer(nn.Module):
 
     Args:
         size: width of the hidden state.
-        is_lstm: whether the state is ``(h, c)``; else a tensor, or any structure that is
-            ``size`` wide in all. Stacked layers share one small perceptron.
-        hidden_layers: of the perceptron; 0 is linear.
+        is_lstm: whether the state is ``(h, c)``; if not, it is a tensor, or any structure
+            whose widths add up to ``size``. Stacked layers share one small perceptron.
+        hidden_layers: number of hidden layers of the perceptron; 0 is linear.
         factor: scale of the synthetic gradient where it is sent; the paper uses 0.1.
         allow_backwarding: whether the loss of the regression also reaches the state, in
             units of the real gradients. Like every loss after the state, it gets there by
             way of the synthetic gradient.
         activation: class of the perceptron's activation.
         optimizer: class of its optimiser.
-        lr: its rate. A synthesizer follows a network that moves: faster is better, until
-            it diverges.
+        lr: the optimiser's rate. A synthesizer follows a network that moves: faster is
+            better, until it diverges.
         aux: whether to add the auxiliary task (:class:`dni.AuxiliaryTask`).
-        use_improvement: teach 0 for the last state of a sequence: one that was the newest at
-            a ``step()``, and that no gradient has reached by the next.
+        use_improvement: whether to teach 0 for the last state of a sequence. That is a state
+            that was the newest at one ``step()`` and has no gradient by the next.
         context_dim, context_classes: see :class:`dni.BasicSynthesizer`; the context is that of
             :func:`dni.synthesizer_context` around :meth:`backward_synthetic`.
-        normalize: see :class:`dni.UnidirectionalInterface`; ``False`` is the older library's.
+        normalize: see :class:`dni.UnidirectionalInterface`; ``False`` was the older library's way.
 
     Shapes:
-        state: ``(h, c)``, each ``(layers, batch, size)`` or ``(batch, size)``, or without
-        ``is_lstm`` one such tensor.
+        state: ``(h, c)``, each ``(layers, batch, size)`` or ``(batch, size)``; without
+        ``is_lstm``, one such tensor.
 
     Example:
         >>> rnn = torch.nn.GRU(3, 8)
@@ -156,7 +156,7 @@ class Synthesizer(nn.Module):
         self.register_load_state_dict_pre_hook(_checks.fits_checkpoint)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_follow_parameters)  # type: ignore[no-untyped-call]
         self._boundaries: list[_Boundary] = []
-        self._idle_steps = 0  # in a row, in which no state had received a gradient
+        self._idle_steps = 0  # steps in a row in which no state had received a gradient
 
     @property
     def factor(self) -> float:
@@ -193,7 +193,7 @@ class Synthesizer(nn.Module):
             torch.autograd.backward(
                 leaves,
                 [self.factor * part for part in synthetic],
-                retain_graph=not loss_was_first,  # else it is done: free the graph
+                retain_graph=not loss_was_first,  # else the loss is done: free the graph
             )
         fresh = [leaf.detach().requires_grad_() for leaf in leaves]
         self._boundaries.append(_Boundary(fresh, synthetic, current_context()))
@@ -204,7 +204,7 @@ class Synthesizer(nn.Module):
 
         Call it after the last window of a sequence; after every window works as well. The
         newest state waits for the next call: its gradient is still to come. What waits to
-        be learnt is kept until then, a state for each window.
+        be learnt is kept until then, one state per window.
         """
         if not (self.training and torch.is_grad_enabled()):
             return
@@ -235,11 +235,11 @@ class Synthesizer(nn.Module):
             if self.allow_backwarding:
                 message = self._with_own_loss(boundary, message)
             self.interface.send(message, boundary.leaves)
-        for leaf in boundary.leaves:  # what comes now comes too late
+        for leaf in boundary.leaves:  # a gradient from now on comes too late
             leaf.register_hook(_refuse_late_gradient)  # type: ignore[no-untyped-call]
 
     def _with_own_loss(self, boundary: _Boundary, message: list[Tensor]) -> list[Tensor]:
-        """``message``, and the gradient of the regression itself."""
+        """``message`` plus the gradient of the regression itself."""
         objective = self.interface.objective
         trigger, target = (_trees.join(part, WHO) for part in (boundary.leaves, message))
         scale = objective.scaled(target.new_ones(()), objective.snapshot())
@@ -258,7 +258,7 @@ class Synthesizer(nn.Module):
         self.optimizer.load_state_dict(state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Synthesizer:
-        """``.to(device)`` takes the optimiser along; states of before are of no use after it."""
+        """``.to(device)`` takes the optimiser along; earlier states are of no use afterwards."""
         before = next(self.parameters())
         kind = before.device, before.dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -274,7 +274,7 @@ class Synthesizer(nn.Module):
 
 
 def _follow_parameters(synthesizer: Synthesizer, *_: Any) -> None:
-    """The optimiser's parameters are the module's, after a move or ``assign=True`` too."""
+    """Give the optimiser the module's parameters again, after a move or ``assign=True``."""
     state = synthesizer.optimizer.state_dict()
     synthesizer.optimizer.param_groups[0]["params"] = list(synthesizer.parameters())
     synthesizer.optimizer.state.clear()

@@ -14,16 +14,16 @@ graph in one pass, and a sequence has an end. :func:`.windows` is that loop::
                                                learns it
 
 The target of :math:`s(h)` is *bootstrapped*: the gradient of window :math:`k+1`'s own
-loss, and what :math:`s(h')` sends back through that window,
+loss, plus what :math:`s(h')` sends back through that window,
 
 .. math::
     m(h) = \frac{\partial L_{k+1}}{\partial h}
          + \Big(\frac{\partial h'}{\partial h}\Big)^{\!\top} s(h'), \qquad
     m(h_{last}) = 0,
 
-so that what is learnt about the last windows moves to earlier ones, a window at a time.
-After the last state of a sequence there is nothing: nothing is sent into it, and 0 is
-what the synthesizer learns of it.
+so that what is learnt about the last windows moves to earlier ones, one window at a time.
+Nothing follows the last state of a sequence: nothing is sent into it, and the synthesizer
+learns 0 for it.
 """
 
 from __future__ import annotations
@@ -61,31 +61,31 @@ def windows(
 ) -> Loop:
     r"""Truncated BPTT over ``sequences``, with synthetic gradients from beyond each window.
 
-    Yields one :class:`.Window` of at most ``size`` steps after the other. The body of the
-    loop runs the core from ``window.state`` and ends with ``window.backward(loss, state)``;
-    where it steps the optimiser, after each window or once per sequence, is its affair.
+    Yields one :class:`.Window` after another, each of at most ``size`` steps. The body of the
+    loop runs the core from ``window.state`` and ends with ``window.backward(loss, state)``. It
+    may step the optimiser after each window, or once per sequence.
 
     Args:
-        sequences: tensors of one time axis: inputs, targets, whatever the body needs.
+        sequences: tensors that share a time axis: inputs, targets, whatever the body needs.
         size: steps per window.
         interface: predicts the gradient of a window's last state; without one this is
             plain truncated BPTT, the baseline in the same loop.
         state: the first state, of any structure: a learnt one receives its gradient, one
             from an earlier piece of the same stream teaches the synthesizer. Leave it out
-            where a sequence starts and the core makes its own.
+            if a sequence starts here and the core makes its own.
         auxiliary: adds the auxiliary task.
-        lengths: steps of each row, ``(batch,)``, where they differ. A row that has ended is
+        lengths: steps of each row, ``(batch,)``, if they differ. A row that has ended is
             sent nothing and teaches 0; leave its steps out of the loss with ``window.mask``.
             A state has its batch in the last dimension but one, as all of PyTorch's do.
-            With ``ends=False`` a row as long as the piece goes on.
-        batch_first: sequences are ``(batch, time, ...)``; else ``(time, batch, ...)``.
-        ends: whether the sequence ends here. ``False`` for a piece of a stream that goes
-            on: pass its ``state`` to the next call.
+            With ``ends=False``, a row that is as long as the piece goes on in the next one.
+        batch_first: sequences are ``(batch, time, ...)``; if not, ``(time, batch, ...)``.
+        ends: whether the sequence ends here. Pass ``False`` for a piece of a stream that goes
+            on, and the loop's ``state`` to the next call.
 
     A context (:func:`dni.synthesizer_context`) may stand around the loop, or around
-    ``window.backward`` alone where it belongs to one state: what was given when a state's
-    synthetic gradient was asked for is given again when it is learnt. The context of a
-    first ``state`` is the one around this call.
+    ``window.backward`` alone if it belongs to one state: the context in which a state's
+    synthetic gradient was asked for is used again when the state is learnt. For a first
+    ``state``, it is the context around this call.
 
     Example:
         >>> core, readout = torch.nn.LSTM(3, 8), torch.nn.Linear(8, 1)
@@ -140,7 +140,7 @@ class Window:
             index = torch.arange(start, stop, device=loop.lengths.device)
             mask = index[:, None] < loop.lengths
             self.mask = mask.t() if loop.time else mask
-            # rows that have not ended before this window, and after it: (batch, 1)
+            # rows that have steps in this window, and after it: (batch, 1)
             self._inside, self._ahead = ((loop.lengths > step)[:, None] for step in (start, stop))
         self._loop = loop
 
@@ -150,9 +150,9 @@ class Window:
     def backward(self, loss: Tensor | None, state: Any) -> None:
         r"""Backpropagate this window: its loss, and the synthetic gradient of ``state``.
 
-        Afterwards the gradients are in ``.grad``, and ``state`` is handed on. Under
-        ``no_grad`` only the latter. Where this raises, no synthesizer has learnt from the
-        window's gradient; call ``zero_grad()``.
+        Afterwards the gradients are in ``.grad``, and ``state`` is handed on to the next
+        window. Under ``no_grad``, the state is only handed on. If this raises, no synthesizer
+        has learnt from the window's gradient; call ``zero_grad()``.
 
         Args:
             loss: the loss of this window; ``None`` where it has none.
@@ -161,11 +161,11 @@ class Window:
         self._loop._finish(self, loss, state)
 
     def _after(self, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
-        """``message`` in the rows that go on after this window, ``other`` of it elsewhere."""
+        """``message`` in the rows that go on after this window, ``other(message)`` elsewhere."""
         return message if self.mask is None else _choose(self._ahead, message, other)
 
     def _before(self, message: Any, other: Callable[[Tensor], Tensor]) -> Any:
-        """Likewise, in the rows that had not ended before it."""
+        """Likewise, with the rows that had not ended before this window."""
         return message if self.mask is None else _choose(self._inside, message, other)
 
 
@@ -175,7 +175,7 @@ def _choose(rows: Tensor, message: Any, other: Callable[[Tensor], Tensor]) -> An
 
 
 class Loop:
-    """What :func:`.windows` returns: an iterator over windows, to be run through once.
+    """What :func:`.windows` returns: an iterator over windows, for one pass.
 
     Attributes:
         state: the state after the last finished window, detached: what the next piece of
@@ -196,7 +196,7 @@ class Loop:
         self._interface, self._auxiliary = interface, auxiliary
         self._parts, self._next, self._start, self._ends = parts, 0, 0, ends
         self._open: Window | None = None
-        self._context = current_context()  # in which the state was asked about last
+        self._context = current_context()  # in which the last state was asked about
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -242,7 +242,7 @@ class Loop:
         leaves: list[Tensor],
         rebuild: _trees.Rebuild,
     ) -> None:
-        ahead = None if window.last else self._interface  # what knows of something after this
+        ahead = None if window.last else self._interface  # what predicts beyond this window
         if ahead is not None and ahead.training:
             _checks.state_has_graph(leaves, WHO)
         synthetic = None

@@ -1,4 +1,4 @@
-"""Synthesizers for features: over the last dimension, whatever stands before it."""
+"""A synthesizer for features: over the last dimension, whatever the others are."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ class BasicSynthesizer(Layers):
         n_hidden: number of hidden layers; 0 is linear.
         hidden_dim: width of the hidden layers; ``output_dim`` if left out.
         trigger_dim: width of the trigger; ``output_dim`` if left out, as for a gradient.
-        context_dim: width of a context vector; left out, a context is ignored.
-        context_classes: number of classes, where the context is a tensor of integer
-            labels: a column of :math:`W_c` per class, and nobody writes one-hot code.
-        bias: whether the layers have one.
+        context_dim: width of a context vector; if neither this nor ``context_classes`` is
+            given, a context is ignored.
+        context_classes: number of classes, if the context is a tensor of integer labels:
+            :math:`W_c` has a column per class, and nobody has to write one-hot vectors.
+        bias: whether the layers have a bias.
         activation: :math:`\varphi`; a function, or a module like ``torch.nn.GELU()``.
 
     Shapes:
-        trigger: ``(..., trigger_dim)``; context: ``(..., context_dim)``, or labels
-        ``(...)``, whose sizes may be 1 where all places share them, and may be left out
-        where the trigger's first sizes are 1; message: ``(..., output_dim)``.
+        trigger: ``(..., trigger_dim)``; context: ``(..., context_dim)``, or labels ``(...)``;
+        message: ``(..., output_dim)``. A leading size of the context may be 1, if all places
+        share it, and may be left out if that of the trigger is 1.
 
-        The state of stacked recurrent layers, ``(layers, batch, width)``: built for
-        ``width``, one small synthesizer serves every layer apart; built for
-        ``layers * width``, one sees the layers joined, ``(batch, layers * width)``.
+        The state of stacked recurrent layers is ``(layers, batch, width)``. Built for
+        ``width``, one small synthesizer serves each layer separately; built for
+        ``layers * width``, it sees the layers joined, as ``(batch, layers * width)``.
 
     Example:
         >>> synthesizer = dni.BasicSynthesizer(output_dim=4, n_hidden=1, context_classes=10)
@@ -81,7 +82,7 @@ class BasicSynthesizer(Layers):
         return self._run(trigger, self._project(context, trigger.shape[:-1], trigger.dtype))
 
     def _joins_layers(self, trigger: Tensor) -> bool:
-        """Whether ``trigger`` holds stacked layers that fit only side by side."""
+        """Whether ``trigger`` holds stacked layers that fit only when joined."""
         if trigger.dim() != 3 or self.output_dim != self.trigger_dim:
             return False
         layers, _, width = trigger.shape

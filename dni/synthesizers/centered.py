@@ -10,23 +10,22 @@ from dni import _checks
 
 
 class Centered(nn.Module):
-    r"""A synthesizer without the part of its messages that all rows of a batch share.
+    r"""Removes from a synthesizer's messages the part that all rows of a batch share.
 
     .. math::
         u_b = S(h_b, c_b) - \frac{1}{B} \sum_{k=1}^{B} S(h_k, c_k)
 
     What a synthesizer says to every row alike moves all activations the same way, step after
-    step: a drift that no loss holds. In front of batch norm the real gradient has no such part at
-    all. In a recurrent network it also comes back in the bootstrapped target. Without it,
-    language models that diverged train, and digits read row by row gain
+    step: a drift that no loss stops. In front of batch norm the real gradient has no such part
+    at all. In a recurrent network the part also comes back in the bootstrapped target. With it
+    removed, language models that diverged do train, and digits read row by row are learnt better
     (``benchmarks/README.rst``).
 
     Args:
         synthesizer: any synthesizer.
-        over: the dimensions of its messages in which rows lie: -2 for features, and for the
-            states of PyTorch's recurrent modules; ``(0, 1)`` for tokens; for maps 0, each place
-            by itself, or ``(0, 2, 3)``.
-            A batch of one row is left as it is.
+        over: the dimensions of its messages that count the rows: -2 for features, and for the
+            states of PyTorch's recurrent modules; ``(0, 1)`` for tokens; for maps 0, which
+            treats each place by itself, or ``(0, 2, 3)``. A batch of one row is left as it is.
 
     Shapes:
         trigger, context and message: those of ``synthesizer``.

@@ -1,4 +1,4 @@
-"""Which synthesizer fits a message that nobody has described."""
+"""Chooses a synthesizer for a message of which only the shape is known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dni.synthesizers.loss import LossSynthesizer
 from dni.synthesizers.maps import MapSynthesizer
 from dni.synthesizers.tokens import TokenSynthesizer
 
-WIDE, WIDER = 256, 1024  # a hidden layer, at least: for each of many places, for a whole sample
+WIDE, WIDER = 256, 1024  # least hidden width: for each of many places, for a whole sample
 
 
 def synthesizer_for(
@@ -37,24 +37,24 @@ def synthesizer_for(
     ..                                      else :class:`MapSynthesizer`
     ======================================  =============================================
 
-    It is what :func:`dni.decouple` takes where it is given none. Only the shape is looked at:
-    for channels in another place (``(batch, channels, length)``, ``(batch, height, width,
-    channels)``) pass a synthesizer of your own.
+    :func:`dni.decouple` uses it if it is given no synthesizer. It looks at the shape only: if
+    the channels are in another dimension (``(batch, channels, length)``, ``(batch, height,
+    width, channels)``), pass a synthesizer of your own.
 
     Args:
-        output: what a module puts out.
-        n_hidden: number of hidden layers; 1 if left out, and none in a
-            :class:`LossSynthesizer`, which is for maps with ``context_classes`` where neither
-            this nor ``hidden`` is given. 0 is linear (for maps a :class:`ConvSynthesizer` of
-            1 x 1, which knows no places).
-        hidden: their width, or channels; left out, those of ``output``, and at least 1024 for
-            vectors, 256 for tokens and maps. Wide ones learn better, whatever the network's
-            width (``docs/results.rst``); ``hidden=256`` is cheaper.
+        output: the output of a module.
+        n_hidden: number of hidden layers; 1 if left out. 0 is linear (for maps, a
+            :class:`ConvSynthesizer` of 1 x 1, which cannot tell places apart). Maps with
+            ``context_classes`` get a :class:`LossSynthesizer`, which has no hidden layer, if
+            neither this nor ``hidden`` is given.
+        hidden: width, or channels, of the hidden layers; if left out, those of ``output``, but
+            at least 1024 for vectors and 256 for tokens and maps. Wide layers learn better,
+            whatever the network's width (``docs/results.rst``); ``hidden=256`` is cheaper.
         context_dim, context_classes: see :class:`BasicSynthesizer`.
 
     Returns:
-        a synthesizer on the device, and with the dtype, of ``output`` (of its parameters'
-        own, float32, under autocast).
+        a synthesizer on the device and with the dtype of ``output`` (under autocast, its
+        parameters stay float32).
 
     Example:
         >>> dni.synthesizer_for(torch.empty(32, 16, 8, 8), context_classes=10).synthesizer.grid
@@ -85,6 +85,6 @@ def synthesizer_for(
 
 
 def like(synthesizer: nn.Module, output: Tensor) -> nn.Module:
-    """``synthesizer`` where ``output`` is, in its dtype."""
+    """``synthesizer``, moved to the device and the dtype of ``output``."""
     narrowed = not output.is_meta and torch.is_autocast_enabled(output.device.type)
     return synthesizer.to(output.device, None if narrowed else output.dtype)

@@ -1,4 +1,4 @@
-"""Synthesizers for maps."""
+"""A convolutional synthesizer for maps."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ConvSynthesizer(Layers):
     Args:
         channels: channels of trigger and message.
         n_hidden: number of hidden layers; 0 is one convolution.
-        hidden_channels: their channels; ``channels`` if left out.
-        kernel_size: odd, so that height and width stay (the paper: 5).
+        hidden_channels: channels of the hidden layers; ``channels`` if left out.
+        kernel_size: odd, so that height and width stay the same (5 in the paper).
         context_dim, context_classes, bias, activation: see :class:`BasicSynthesizer`.
 
     Shapes:

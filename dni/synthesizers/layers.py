@@ -13,7 +13,7 @@ from dni import _checks
 
 
 class Layers(nn.Module):
-    """Layers over the sum of a trigger's and a context's projection.
+    """Layers over the sum of the projections of a trigger and a context.
 
     Subclasses say what a layer is, and where the features of a trigger lie.
     """
@@ -69,7 +69,7 @@ class Layers(nn.Module):
 
 
 class ContextInput(nn.Linear):
-    """The projection of a context: of a vector, or of a label as its one-hot vector."""
+    """Projects a context: a vector, or a label as if it were its one-hot vector."""
 
     def __init__(
         self, width: int, out_features: int, bias: bool, classes: int | None, who: str

@@ -1,9 +1,9 @@
-r"""Local learning: a message that is computed, from a loss of its own, and not regressed.
+r"""Local learning: a message that is computed from a loss of its own, not predicted.
 
 A synthesizer predicts what a loss far above will send back. A *local* loss needs no
 prediction: a small head looks at the activation, its loss is known at once, and so is
-the gradient of that loss. Seen from a cut this is one more way to answer before the
-real gradient is there; only what the synthesizer is trained on differs::
+the gradient of that loss. Seen from a cut, this is one more way to answer before the
+real gradient is there; the only difference is what the synthesizer is trained on::
 
     trigger --> head --> local loss <-- context (labels)
        ^                    |
@@ -31,18 +31,18 @@ class LocalLossSynthesizer(nn.Module):
     .. math::
         s = \frac{\partial}{\partial h} \, \ell\big(q(h), c\big),
 
-    and the head learns from :math:`\ell` too, whenever the synthesizer of an ordinary
-    interface would: in the backward pass that brings the real message. The message itself
-    teaches nothing; :class:`dni.diagnostics.Monitor` still compares the two. Its scale is its
-    own, so that interfaces do not normalize it; a factor on the network's loss (a GradScaler's,
-    that of accumulation) belongs into ``loss`` as well. ``mix`` and ``factor`` weigh what is
-    sent to the part below, never what the head learns.
+    and the head learns from :math:`\ell` too, when an ordinary synthesizer would learn: in the
+    backward pass that brings the real message. That message itself teaches nothing;
+    :class:`dni.diagnostics.Monitor` still compares the two. The synthesizer has a scale of its
+    own, so interfaces do not normalize it; a factor on the network's loss (from a GradScaler, or
+    for accumulation) belongs in ``loss`` as well. ``mix`` and ``factor`` weigh what is sent to
+    the part below, never what the head learns.
 
     Args:
-        head: from a trigger to what ``loss`` takes; any module. An interface trains it, and
-            :func:`dni.synthesizer_parameters` finds its parameters.
-        loss: ``loss(head(trigger), context)``, a scalar: the mean over a batch, if that is
-            what the network's own loss is.
+        head: any module from a trigger to the first argument of ``loss``. An interface trains
+            it, and :func:`dni.synthesizer_parameters` finds its parameters.
+        loss: ``loss(head(trigger), context)``, a scalar: the mean over a batch, if the
+            network's own loss is a mean.
 
     Shapes:
         trigger: whatever ``head`` takes; message: that of the trigger; context: whatever
@@ -93,7 +93,7 @@ class LocalLossSynthesizer(nn.Module):
 
 
 class _Given(torch.autograd.Function):
-    """``message``, whose backward hands out gradients that are known already."""
+    """``message``, with a backward that hands out gradients that are already known."""
 
     @staticmethod
     def forward(count: int, message: Tensor, *tensors: Tensor | None) -> Tensor:

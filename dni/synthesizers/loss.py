@@ -1,9 +1,9 @@
 r"""A synthesizer whose message is the gradient of a classifier that it has learnt.
 
-What such a gradient looks like is known before anything is learnt: the error of the classifier's
-output, carried back by its weights. It is large for the few samples that are told wrong, and
-next to nothing for the others. A perceptron has to learn that from examples, again whenever the
-network has moved. Here it is built in, and what is left to learn are the weights::
+The form of such a gradient is known before anything is learnt: the error of the classifier's
+output, carried back by its weights. It is large for the few samples that are misclassified, and
+next to nothing for the others. A perceptron has to learn that from examples, and again whenever
+the network has moved. Here it is built in, and only the weights are left to learn::
 
     trigger h ---> W h + b ---> softmax ---> p              1. what lies above, as it would be
                                              |
@@ -11,9 +11,9 @@ network has moved. Here it is built in, and what is left to learn are the weight
     |
     '--> compared with the real message: W and b learn      3. not from the labels: from that
 
-A local loss has the same shape (:class:`dni.LocalLossSynthesizer`), and another aim: its head
-learns to tell the labels from the trigger, whatever the network above makes of it. This one
-learns to send what comes.
+A local loss (:class:`dni.LocalLossSynthesizer`) has the same form but another aim: its head
+learns to tell the labels from the trigger, whatever the network above makes of it. This
+classifier learns to send the messages that really come.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from dni import _checks
 from dni.synthesizers.maps import grid_of
 
-FINE = 16  # places a side, at most, of what is seen of a map
-IGNORED = -100  # as a label: F.cross_entropy's
-LARGE = 3.0  # a mean square of activations that batch norm seldom leaves
+FINE = 16  # blocks a side, at most, in which a map is seen
+IGNORED = -100  # the label that F.cross_entropy leaves out
+LARGE = 3.0  # a mean square of activations that is seldom exceeded after batch norm
 
 
 class LossSynthesizer(nn.Module):
@@ -42,43 +42,44 @@ class LossSynthesizer(nn.Module):
 
     .. math:: s = \frac{\mathit{scale}}{N} \, W^T (p - y) ,
 
-    the gradient of the mean cross-entropy of a classifier that is not fitted to the labels, but so
-    that its gradient is the real one. It starts at :math:`W = 0`. At a cut in front of the last
-    layer of a network it can be exact (of up to 1024 features, see below).
+    the gradient of a classifier's mean cross-entropy. The classifier is not fitted to the labels,
+    but so that its gradient is the real one. It starts at :math:`W = 0`. At a cut in front of the
+    last layer of a network it can be exact (with up to 1024 features, see below).
 
-    It is for networks that are trained by a mean cross-entropy, without class weights; with batch
-    norm it learns best. Its messages have a scale of their own, since how large they are beside
-    :math:`W` says how sure the network is: what the loss is multiplied by it has to be told.
+    It is for networks trained by a mean cross-entropy, without class weights; it learns best with
+    batch norm. Its messages have a scale of their own, since their size relative to :math:`W` says
+    how sure the network is. So it has to be told what the loss is multiplied by (``scale``).
 
     Of a map it sees the means over at most 16 x 16 blocks, each with weights of its own (for 1000
-    classes that is a large layer), and spreads what it says over their places.
+    classes that is a large layer), and spreads its answer for a block over the block's places.
 
-    An optimiser like Adam moves every weight by its rate, and so the scores by the sum of all
-    activations. So that many of them do not throw it about, of :math:`n > 1024` features the mean
-    :math:`\bar h` over the rows with a label counts as that of 1024, and is taken as given,
+    An optimiser like Adam moves every weight by its rate, and so moves the scores by the sum of all
+    activations. So that many of them do not throw it about, with :math:`n > 1024` features the mean
+    :math:`\bar h` over the rows with a label counts as that of 1024, and is taken as a constant,
 
     .. math:: p = \mathrm{softmax}\big(W (h - (1 - 1024/n) \, \bar h) + b\big) ,
 
-    and of :math:`n > 8192` the weights count as those of 8192: :math:`W` is ``gain`` =
+    and with :math:`n > 8192` the weights count as those of 8192: :math:`W` is ``gain`` =
     :math:`8192/n` times ``classifier.weight``.
 
     Args:
         shape: number of features, or ``(channels, height, width)``. Maps of other heights and
             widths are seen on the same grid.
         context_classes: number of classes.
-        scale: what the network's loss is, in mean cross-entropies: 1 for the mean over a batch,
-            the number of rows for their sum, 1/4 where four batches are accumulated. A number, or
-            a function that is asked each time: ``lambda: scaler.get_scale()`` with a GradScaler.
+        scale: the network's loss in units of the mean cross-entropy: 1 for the mean over a batch,
+            the number of rows for the sum over it, 1/4 if four batches are accumulated. Either a
+            number or a function, called for each message: with a GradScaler, pass
+            ``lambda: scaler.get_scale()``.
 
     Shapes:
         trigger and message: ``(..., features)``, or ``(N, channels, H, W)``; context: integer
-        labels ``(...)`` or ``(N,)``, where -100 is a row without a label, that the loss leaves out;
-        or floating-point vectors of ``context_classes`` probabilities, of mixed or smoothed labels.
+        labels ``(...)`` or ``(N,)``, where -100 marks a row without a label, left out of the loss;
+        or float vectors of ``context_classes`` probabilities, for mixed or smoothed labels.
 
     Example:
         >>> h, y = torch.randn(5, 8, requires_grad=True), torch.tensor([0, 1, 2, 0, 1])
         >>> head, synthesizer = torch.nn.Linear(8, 3), dni.LossSynthesizer(8, context_classes=3)
-        >>> synthesizer(h, y).abs().max() == 0    # a new one says nothing
+        >>> synthesizer(h, y).abs().max() == 0    # a new one sends nothing
         tensor(True)
         >>> _ = synthesizer.classifier.load_state_dict(head.state_dict())    # as if it had learnt
         >>> torch.nn.functional.cross_entropy(head(h), y).backward()
@@ -87,8 +88,8 @@ class LossSynthesizer(nn.Module):
     """
 
     own_scale = True
-    shared: float = 1024  # what rows have in common counts as that of so many features, at most
-    moved: float = 8192  # and weights as so many
+    shared: float = 1024  # what rows have in common counts as if of so many features, at most
+    moved: float = 8192  # and weights count as if of so many
 
     def __init__(
         self,
@@ -119,12 +120,12 @@ class LossSynthesizer(nn.Module):
             return self._gradient(trigger, context)
         _checks.maps(trigger, self.features, type(self).__name__)
         blocks = F.adaptive_avg_pool2d(trigger, self.grid)
-        places = max(1.0, trigger.shape[2:].numel() / math.prod(self.grid))  # in a block
+        places = max(1.0, trigger.shape[2:].numel() / math.prod(self.grid))  # per block
         said = self._gradient(blocks.flatten(1), context, places).view_as(blocks)
         return _spread(said, trigger)
 
     def _gradient(self, h: Tensor, context: Any, places: float = 1.0) -> Tensor:
-        """``scale / N * W^T (p - y)``, and what it learns by."""
+        """``scale / N * W^T (p - y)``, with gradients scaled for learning."""
         weight = self._weight()
         y, known = self._labels(context, h)
         known = known.expand(*h.shape[:-1], 1)
@@ -135,20 +136,20 @@ class LossSynthesizer(nn.Module):
         scale = self.scale
         if callable(scale):
             scale = _checks.loss_scale(scale(), type(self).__name__)
-        share = scale / rows  # of a row in the loss
+        share = scale / rows  # that of one row in the loss
         message = error.matmul(weight).to(weight.dtype) * share  # not narrow: it may be 1e-8
         factor = message.numel() * places**2 / (2 * share**2 * _square(error))
         return _weighted(message, factor)
 
     def _weight(self) -> Tensor:
-        """``W``, which a step down its gradient moves as far as without ``gain``."""
+        """``W``; a step down its gradient moves it as far as it would without ``gain``."""
         weight = self.classifier.weight
         if self.gain == 1:
             return weight
         return _weighted(self.gain * weight, weight.new_full((), self.gain**-2))
 
     def _scores(self, h: Tensor, weight: Tensor, shares: Tensor) -> Tensor:
-        """``W h + b``; wide activations without most of their mean, in which rows have shares."""
+        """``W h + b``; wide activations lose most of their mean, weighted by ``shares``."""
         features = h.shape[-1]
         if features > self.shared:
             mean = shares.to(h.dtype).flatten() @ h.reshape(-1, features)
@@ -165,7 +166,7 @@ class LossSynthesizer(nn.Module):
         _checks.context_shape(h.shape[:-1], classes, context, labels, who)
         if not labels:
             return context.to(h.dtype), torch.ones_like(context[..., :1], dtype=torch.bool)
-        context = context.long()  # of bytes, IGNORED would be 156
+        context = context.long()  # as a byte, IGNORED would be 156
         known = context != IGNORED
         try:
             return F.one_hot(torch.where(known, context, 0), classes), known.unsqueeze(-1)
@@ -173,20 +174,20 @@ class LossSynthesizer(nn.Module):
             _checks.labels_in_range(error, context, classes, who)
 
     def extra_repr(self) -> str:
-        """What ``print(synthesizer)`` says of it."""
+        """What ``print(synthesizer)`` shows besides its modules."""
         scale = "asked" if callable(self.scale) else f"{self.scale:g}"
         return f"grid={self.grid}, scale={scale}, gain={self.gain:g}"
 
 
 class _Weighted(torch.autograd.Function):
-    r"""The identity; backward, ``factor`` times the gradient.
+    r"""The identity, with ``factor`` times the gradient in its backward.
 
-    Of :math:`2 (s - m) / n`, the gradient of a mean square, which is tiny, it makes one that moves
+    From :math:`2 (s - m) / n`, the tiny gradient of a mean square, it makes one that moves
     :math:`W` by its own error: with :math:`\delta = p - y` and :math:`s = a \, W^T \delta`,
 
     .. math:: \frac{1}{\lVert \delta \rVert^2} \sum \delta \, \frac{(s - m)^T}{a} ,
 
-    and what reaches :math:`W` by way of :math:`p` besides, times :func:`_step`.
+    plus what reaches :math:`W` by way of :math:`p`, times :func:`_step`.
     """
 
     generate_vmap_rule = True
@@ -210,17 +211,17 @@ def _weighted(tensor: Tensor, factor: Tensor) -> Tensor:
 
 
 def _square(error: Tensor) -> Tensor:
-    """Over all rows; of a classifier that errs no more, what rounding leaves."""
+    """The squared error over all rows, at least 1e-6: below that there is only rounding."""
     return error.detach().float().square().sum().clamp_min(1e-6)
 
 
 def _step(h: Tensor) -> Tensor:
-    """1, and less for large activations: a step of the weights moves their scores far."""
+    """1, or less for large activations, whose scores move far in one step of the weights."""
     return (LARGE / h.detach().float().square().mean().clamp_min(LARGE)).square()
 
 
 def _spread(said: Tensor, like: Tensor) -> Tensor:
-    """The gradient of the means over blocks, as ``F.adaptive_avg_pool2d`` takes them."""
+    """Spread a gradient of block means over the places, as ``F.adaptive_avg_pool2d`` would."""
     if said.shape == like.shape:
         return said
     rows, columns = (

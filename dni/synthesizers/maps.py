@@ -1,4 +1,4 @@
-"""Synthesizers for maps that know what is where."""
+"""A synthesizer for maps that knows what is where."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dni import _checks
 from dni.synthesizers.basic import BasicSynthesizer
 from dni.synthesizers.conv import ConvSynthesizer
 
-COARSE = 8  # places a side, at most, of the view from afar
+COARSE = 8  # blocks a side, at most, in the coarse view
 
 
 class MapSynthesizer(nn.Module):
     r"""The sum of a close view of each place and a coarse view of the whole map.
 
-    With :math:`h_p` the channels at place :math:`p`, :math:`\downarrow` the mean over at most
-    8 x 8 blocks, and :math:`\uparrow` each block's value at its places,
+    With :math:`h_p` the channels at place :math:`p`, :math:`\downarrow` the means over at most
+    8 x 8 blocks, and :math:`\uparrow` each block's value copied to its places,
 
     .. math::
         s_p = S_1(h_p, c) + \big[ \uparrow S_2(\downarrow h, c) \big]_p .
 
-    :math:`S_1` is a convolution of 1 x 1 (:class:`ConvSynthesizer`): what it says depends on what
-    is at a place, and on nothing else. That is not enough. Where a map is flattened, each place
-    has weights of its own in the layer above, and the gradient depends on *where*, and on what
-    the whole map shows. :math:`S_2` is a :class:`BasicSynthesizer` over all blocks at once.
-    Told the labels, three convolutions on MNIST have 1.96 % of error with both, and 7.74 (one seed)
-    with :math:`S_1` alone (``docs/results.rst``).
+    :math:`S_1` is a convolution of 1 x 1 (:class:`ConvSynthesizer`): its answer depends on what
+    is at a place, and on nothing else. That is not enough. If the map is flattened, each place
+    has weights of its own in the layer above, so the gradient depends on the *place*, and on
+    what the whole map shows. :math:`S_2` is a :class:`BasicSynthesizer` over all blocks at once.
+    With labels as context, three convolutions on MNIST have an error of 1.96 % with both, and of
+    7.74 % (one seed) with :math:`S_1` alone (``docs/results.rst``).
 
     Args:
         shape: ``(channels, height, width)``. Other heights and widths work too, and are seen on
@@ -88,7 +88,7 @@ class MapSynthesizer(nn.Module):
 
 
 def grid_of(height: int, width: int, most: int) -> tuple[int, int]:
-    """No more than ``most`` blocks a side, of one size where they divide it."""
+    """The number of blocks on each side, at most ``most``; of equal size if they divide it."""
     return _blocks(height, most), _blocks(width, most)
 
 

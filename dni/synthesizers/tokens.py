@@ -12,14 +12,13 @@ from dni.synthesizers.basic import BasicSynthesizer
 class TokenSynthesizer(BasicSynthesizer):
     r"""A :class:`BasicSynthesizer` for each token of ``(batch, time, features)``.
 
-    Every token is asked for apart, with the same weights,
+    Each token is predicted separately, with the same weights,
 
     .. math:: \text{message}_{b t} = S(h_{b t}, c_{b t}) .
 
-    A context may be one per token,
-    as the next words of a language model are, or one per sequence, as the label of a
-    document: then all its tokens share it. (Where batch and time are equal, one per
-    sequence has a second dimension of 1.)
+    There may be one context per token, such as the next word in a language model, or one
+    per sequence, such as the label of a document, which all its tokens then share. (For the
+    latter, a second dimension of 1 is allowed.)
 
     Args:
         output_dim, n_hidden, hidden_dim, trigger_dim: see :class:`BasicSynthesizer`.

@@ -1,10 +1,10 @@
 """Copy a sequence after its end: dependencies longer than the window, on a curriculum.
 
 The network reads a start mark, ``N`` symbols and a mark that says how often to repeat
-them, ``R``; then it writes them ``R`` times, and an end mark: ``(R + 1) N + 3`` steps, with
-a loss on what is written. Whatever it solves (a batch under 0.15 bits per symbol) is
-followed by something longer, and the longest solved sequence is the result. Truncated BPTT
-stops a little beyond its window.
+them, ``R``. Then it writes the symbols ``R`` times, and an end mark. That makes
+``(R + 1) N + 3`` steps, with a loss on what is written. When it solves a batch (under 0.15
+bits per symbol), the next sequence is longer; the longest solved sequence is the result.
+Truncated BPTT stops a little beyond its window.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SYMBOLS = 8
 START, REPEAT = SYMBOLS, SYMBOLS + 1  # inputs beside the symbols
 END = SYMBOLS  # the output beside them
 SOLVED = 0.15  # bits per symbol
-AHEAD = 24  # the steps that a synthesizer with context is told the targets of
+AHEAD = 24  # steps to come whose targets a synthesizer with context is told
 SILENT = -100  # a target where nothing is written
 
 
 @dataclass
 class Curriculum:
-    """Longer when solved: the paper's schedule of ``N`` symbols, repeated ``R`` times."""
+    """The paper's schedule of ``N`` symbols, repeated ``R`` times: longer when solved."""
 
     repeat: bool
     symbols: int = 1
@@ -102,7 +102,7 @@ def train(
     device: str = "cpu",
     title: str = "train",
 ) -> Outcome:
-    """``steps`` sequences, a step of the optimiser after each."""
+    """Train on ``steps`` batches, with a step of the optimiser after each."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = Network(units).to(device)
@@ -140,7 +140,7 @@ def train(
 
 
 def targets_to_come(targets: Tensor) -> Callable[[int], Tensor]:
-    """For each step: the next targets as one-hot vectors, side by side; 0 where none is."""
+    """For each step: the next targets as one-hot vectors, side by side; 0 where there is none."""
     told = F.one_hot(targets.clamp_min(0), SYMBOLS + 1) * (targets != SILENT).unsqueeze(-1)
     told = F.pad(told.float(), (0, 0, 0, 0, 0, AHEAD))
 

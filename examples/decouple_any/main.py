@@ -3,7 +3,7 @@
 A ResNet for digits and a transformer for text (``networks.py`` knows nothing of ``dni``) are
 cut into four parts by one call each. The word is ``--learn``: ``backprop`` attaches nothing,
 ``dni`` predicts gradients from activations, ``cdni`` from activations and labels, ``local``
-gives each part a loss of its own, ``nothing`` leaves the lower ones as they are.
+gives each part a loss of its own, ``nothing`` leaves the lower parts as they are.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def loss_of(scores: Tensor, y: Tensor) -> Tensor:
 
 
 def decouple(task: Task, learn: str, sample: Tensor) -> None:
-    """The one word: what stands after the first three parts."""
+    """The one word says what stands after each of the first three parts."""
     if learn == "backprop":
         return
     synthesizers: dict[str, Callable[[Tensor], nn.Module]] = {
@@ -133,7 +133,7 @@ class Outcome:
 
 
 def train(task: Task, arguments: argparse.Namespace) -> Outcome:
-    """The plain loop, with the labels as context for whoever asks for it."""
+    """The plain loop, with the labels as context for the synthesizers that take them."""
     network, rate = task.network, arguments.synthesizer_lr
     if rate is None:  # heads learn like a network; what predicts gradients has to be faster
         rate = arguments.lr * (1 if arguments.learn == "local" else training.FASTER)
@@ -188,7 +188,7 @@ def main() -> None:
 
 
 def help_on_data() -> str:
-    """Of both tasks."""
+    """What ``--data`` means for the two tasks."""
     return "digits or docs, which need no network (default); mnist; a folder of data"
 
 

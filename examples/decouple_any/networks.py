@@ -1,4 +1,4 @@
-"""Two networks that know nothing of interfaces, as anybody may have written them."""
+"""Two networks that know nothing of interfaces, as anybody might have written them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two convolutions and a connection around them."""
+    """Two convolutions and a skip connection around them."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and a perceptron, each with a norm before and a connection around it."""
+    """Attention and a perceptron, each with a norm before it and a skip connection around it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

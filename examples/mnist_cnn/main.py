@@ -1,9 +1,9 @@
 """Update unlock for feature maps: synthesizers that know what is where.
 
 The gradient of a map is a map. In front of the linear layer, where each place has weights of its
-own, what a place needs depends on which place it is, and on what the whole map shows. Told the
-labels, a synthesizer predicts the loss, by a linear classifier of the map, and sends its gradient;
-without them it is the sum of a convolution and a coarse view of the whole map.
+own, what a place needs depends on which place it is, and on what the whole map shows. With labels,
+a synthesizer predicts the loss by a linear classifier of the map, and sends the gradient of that
+loss. Without labels, it is the sum of a convolution and a coarse view of the whole map.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Network(nn.Module):
 
 
 def synthesizer(side: int, context: bool) -> nn.Module:
-    """For maps of ``side`` x ``side``; what :func:`dni.synthesizer_for` would choose."""
+    """What :func:`dni.synthesizer_for` would choose for maps of ``side`` x ``side``."""
     shape = (CHANNELS, side, side)
     if context:
         return dni.Centered(dni.LossSynthesizer(shape, context_classes=CLASSES), over=0)

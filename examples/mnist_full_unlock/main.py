@@ -1,9 +1,9 @@
 """Complete unlock: part B runs on a predicted input, part A learns from a predicted gradient.
 
-A bidirectional interface stands between the parts. Its trigger is what both know, the
-image: from it one synthesizer predicts part A's output, on which part B trains; from
-that output another predicts the gradient that part B will send. Here both parts live in
-one process, to see that it learns; nothing in the arithmetic keeps them there.
+A bidirectional interface stands between the parts. Its trigger is what both parts know, the
+image. From the image, one synthesizer predicts part A's output, on which part B trains. From
+part A's output, another predicts the gradient that part B will send. Here both parts live in
+one process, to show that they learn; nothing in the arithmetic keeps them there.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Network(nn.Module):
 
 
 class LabelBlind(dni.BasicSynthesizer):
-    """Predicts part B's input without the label, which B could learn to read there."""
+    """Predicts part B's input without the label, which B could otherwise learn to read there."""
 
     def forward(self, trigger: Tensor, context: Tensor | None = None) -> Tensor:
-        """The synthetic input; a context is not looked at."""
+        """The synthetic input; a context is ignored."""
         return super().forward(trigger, None)
 
 

@@ -1,7 +1,7 @@
 """Update unlock: hidden layers that learn before the loss is known.
 
-After every hidden layer stands an interface. Each layer receives a gradient that a
-synthesizer predicts from the layer's own output, and the real one, when it comes, only
+An interface stands after every hidden layer. Each layer receives a gradient that a
+synthesizer predicts from the layer's own output. The real gradient, when it comes, only
 teaches the synthesizer.
 """
 

@@ -1,7 +1,7 @@
-"""A network in stages, each a process of its own, that train at once and survive a death.
+"""A network in stages, each its own process, that train at the same time and survive a death.
 
-The same module is what you start and what each stage runs: started by hand it launches as many
-copies of itself as there are stages, watches them, and tests the network that they trained.
+You start this module, and each stage runs it too. Started by hand, it launches as many copies of
+itself as there are stages, watches them, and tests the network that they trained.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEYS = ("clock", "steps_per_second", "queue", "dropped", "rehearsed", "longest_p
 
 
 def network(inputs: int, width: int, stages: int) -> nn.Sequential:
-    """``LAYERS`` layers for each stage, and a linear one."""
+    """``LAYERS`` layers for each stage, and a linear one on top."""
     widths = [inputs] + [width] * (LAYERS * stages)
     layers = [
         nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU())
@@ -82,12 +82,12 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def predict_input(x: Tensor, h: Tensor) -> nn.Module:
-    """For a complete unlock: the activation ``h`` from the images ``x``, without the labels."""
+    """For a complete unlock: predicts the activation ``h`` from images ``x``, without labels."""
     return LabelBlind(h.shape[-1], 1, 2 * h.shape[-1], trigger_dim=x.shape[-1])
 
 
 class LabelBlind(dni.BasicSynthesizer):
-    """Does not look at a context: the next stage would learn to read the label there."""
+    """Ignores the context: else the next stage would learn to read the label in its input."""
 
     def forward(self, trigger: Tensor, context: Tensor | None = None) -> Tensor:
         """The synthetic input."""
@@ -95,7 +95,7 @@ class LabelBlind(dni.BasicSynthesizer):
 
 
 class Table:
-    """How the stages are doing; drawn over itself on a terminal, and once at the end in a pipe."""
+    """How the stages do: redrawn in place on a terminal, printed once at the end in a pipe."""
 
     def __init__(self, live: bool) -> None:
         self.live = live

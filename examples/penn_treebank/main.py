@@ -1,8 +1,8 @@
 """A language model that is trained in windows of a few tokens.
 
-The text is cut into as many streams as the batch has rows. A stream never ends: the state
-goes on from window to window, and the synthesizer predicts what all windows to come will
-want of it.
+The text is cut into as many streams as the batch has rows. A stream ends only where the text
+does: until then the state goes on from window to window, and the synthesizer predicts the
+gradient that all windows to come will send into it.
 """
 
 from __future__ import annotations
@@ -84,16 +84,16 @@ class Run:
             self.optimizer.zero_grad()
 
     def set_rates(self) -> None:
-        """Rates fall in a straight line, to 0 at the last step."""
+        """Rates fall linearly, to 0 at the last step."""
         left = 1 - self.step / self.arguments.steps
         rates = (self.arm.lr, self.arm.synthesizer_lr)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = rate * left
 
     def to_come(self, position: int) -> Tensor | None:
-        """What a synthesizer with context is told of a state: the next tokens.
+        """What a synthesizer with context is told about a state: the next tokens.
 
-        Characters as one-hot vectors, words embedded.
+        Characters are one-hot vectors, words are embedded.
         """
         if not self.arm.context:
             return None
@@ -106,7 +106,7 @@ class Run:
         return F.pad(told, (0, 0, 0, 0, 0, missing)).transpose(0, 1).flatten(1)
 
     def save(self, path: Path) -> None:
-        """Everything, after a window."""
+        """Write everything, after a window."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         torch.save(
@@ -154,7 +154,7 @@ def streams(tokens: Tensor, rows: int) -> Tensor:
 
 @torch.no_grad()
 def bits(model: LanguageModel, tokens: Tensor) -> float:
-    """Bits per token of streams, their state carried on."""
+    """Bits per token of streams; their state is carried on."""
     state, total = None, 0.0
     for start in range(0, len(tokens) - 1, 200):
         piece = tokens[start : start + 201]
@@ -179,7 +179,7 @@ class Outcome:
 
 
 def train(run: Run, steps: int, every: int, save: Path | None = None) -> Outcome:
-    """To step ``steps``, looking at the validation text ``every`` so many."""
+    """Train up to step ``steps``; look at the validation text every ``every`` steps."""
     spent, title = 0.0, f"train {run.arm.name}"
     bar = tqdm(total=steps, initial=run.step, desc=title, leave=False, disable=None)
     while run.step < steps:

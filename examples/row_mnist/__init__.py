@@ -1,1 +1,1 @@
-"""MNIST, read row by row: the class is asked for after the last one."""
+"""MNIST, read row by row: the class is asked for after the last row."""

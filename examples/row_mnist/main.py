@@ -1,9 +1,9 @@
 """An image, row by row: windows that end long before the loss begins.
 
-An LSTM reads an image a row at a time and names its class after the last. Truncated BPTT
-over windows of two rows learns from the last two, which are empty in most images: all
-other windows have no loss at all. With an interface they have the synthetic gradient of
-their last state.
+An LSTM reads an image a row at a time and names its class after the last row. Truncated BPTT
+over windows of two rows learns only from the last two, which are empty in most images: the
+other windows have no loss at all. With an interface, those windows have the synthetic
+gradient of their last state.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def train(
     each_window: bool = False,
     title: str = "train",
 ) -> training.Outcome:
-    """``steps`` batches; the optimiser steps after each of them, or after each window.
+    """Train on ``steps`` batches; the optimiser steps after each batch, or after each window.
 
     The outcome's ``cuts`` are the states between windows: how good the predictions were
     there, in the last tenth of the run.
@@ -86,7 +86,7 @@ def train(
 def batches(
     data: Images, steps: int, batch: int, seed: int, title: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """``steps`` batches of images without their channel: epoch after epoch, each in new order."""
+    """``steps`` batches of images without their channel: epoch after epoch, each in a new order."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.long)
     for _ in tqdm(range(steps), title, leave=False, disable=None):
@@ -98,7 +98,7 @@ def batches(
 
 @torch.no_grad()
 def error_rate(model: Network, data: Images) -> float:
-    """Per cent of the test set."""
+    """The error on the test set, in per cent."""
     wrong = [
         (model(x[:, 0]).argmax(1) != y).sum()
         for x, y in zip(data.test_x.split(2000), data.test_y.split(2000), strict=True)

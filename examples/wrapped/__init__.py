@@ -1,1 +1,1 @@
-"""Digits and a copy task, trained by ``dni.DNI`` while the loss goes back."""
+"""Digits and a copy task, trained by ``dni.DNI`` during ``loss.backward()``."""

@@ -2,8 +2,8 @@
 
 Three tasks: digits with a fully connected and with a convolutional network, and copying a
 sequence with an LSTM. ``dni.DNI`` wraps each of them; the weights move while
-``loss.backward()`` runs, and ``--share`` says how much of backpropagation is in what they
-learn from (the wrapper calls it λ).
+``loss.backward()`` runs. ``--share``, which the wrapper calls λ, is the share of
+backpropagation in what they learn from.
 """
 
 from __future__ import annotations

@@ -25,40 +25,42 @@ REFUSED: dict[tuple[str, str], str] = {
         for row in ("torch.func.grad", "torch.func.vmap over grad", "FSDP2", "meta device")
     },
     **{("DDP", name): "DistributedDataParallel listens" for name in EARLY},
-    ("DDP", "DNI"): "before DistributedDataParallel has their mean",
+    ("DDP", "DNI"): "before DistributedDataParallel averages gradients",
 }
 """Cells that raise an error of this library, and a part of what it says."""
 
 UNSEEN: dict[tuple[str, str], str] = {
-    (row, "DNI"): "``DNI`` steps while a backward pass runs: a factor, a sum or a norm that is "
-    "known after it comes too late. Use ``decouple``."
+    (row, "DNI"): "``DNI`` steps while a backward pass runs, so a factor, a sum or a norm that is "
+    "known only after the pass comes too late. Use ``decouple``."
     for row in ("GradScaler, 2**8", "GradScaler, 2**16", "gradient accumulation",
                 "gradient clipping")
 }  # fmt: skip
 """Cells that cannot work, and that nobody can notice: why."""
 
 REMEDIES = {
-    "pass unlock=False": "Take the form in one graph, ``unlock=False``.",
-    "expected no second run of it": "Take ``unlock=False``, or the reentrant kind.",
-    "which a transform of torch.func cannot": "Take ``unlock=False, normalize=False``.",
-    "DistributedDataParallel listens": "Take ``unlock=False``.",
-    "before DistributedDataParallel has their mean": "Take ``decouple``.",
-    "expected the parameters that it was built with": "Wrap after ``to_empty``; else ``decouple``.",
+    "pass unlock=False": "Use the form in one graph, ``unlock=False``.",
+    "expected no second run of it": "Use ``unlock=False``, or the reentrant kind.",
+    "which a transform of torch.func cannot": "Use ``unlock=False, normalize=False``.",
+    "DistributedDataParallel listens": "Use ``unlock=False``.",
+    "before DistributedDataParallel averages gradients": "Use ``decouple``.",
+    "expected the parameters that it was built with": "Wrap after ``to_empty``, or ``decouple``.",
 }
 
 HEAD = """\
 Compatibility
 =============
 
-Every public module against what PyTorch offers. Each cell is a test: a network is trained with and
-without the feature, and has to come out the same (✓); where it cannot work, the test wants the
-library's own error (✗). ``python -m tests.compatibility`` writes this page.
+These tables show which features of PyTorch work with every public module. Each cell is a test: it
+trains a network with and without the feature, and both have to come out the same (✓). Where the
+feature cannot work, the test requires the library's own error (✗). ``python -m
+tests.compatibility`` writes this page.
 
 Columns that say *unlock* are the early form (``unlock=True``, the default of an interface), which
-sends its gradients during the forward pass; the others are one graph (``unlock=False``, what
-``decouple`` uses). Under ``windows`` the recurrent core is what is compiled, checkpointed, wrapped.
+sends its gradients during the forward pass. The other columns are the form in one graph
+(``unlock=False``, which ``decouple`` uses). Under ``windows``, it is the recurrent core that is
+compiled, checkpointed or wrapped.
 
-For most features the order is all there is to know, decouple first, with a sample, and then:
+For most features only the order matters: decouple first, with a sample, and then apply the feature:
 
 .. code-block:: python
 
@@ -81,16 +83,15 @@ NOTES = """
 How it was done
 ---------------
 
-* *torch.compile*: ``fullgraph=True``, the loss in one region, twenty steps in which ``mix`` and the
-  labels change; at most two graphs.
-* *GradScaler*: synthesizers have an optimiser that is stepped without the scaler
+* *torch.compile*: with ``fullgraph=True`` and the loss in one region, over twenty steps in which
+  ``mix`` and the labels change; at most two graphs.
+* *GradScaler*: the synthesizers have an optimiser that is stepped without the scaler
   (``dni.synthesizer_parameters``), and ``nonfinite="skip"``; the fourth step overflows.
-* *DDP, FSDP2*: two processes, gloo; every rank has the mean of all gradients.
-  ``Forward`` leaves the part before it without a gradient, so DDP is told
-  ``find_unused_parameters=True``. For ``windows``, the core, the readout and the synthesizer are
-  wrapped one by one.
-* *torch.func.grad*, and *vmap* over it: ``normalize=False``.
-* *torch.export*: of the network that ``dni.strip`` leaves, in evaluation mode.
+* *DDP, FSDP2*: two processes with gloo; every rank has the mean of all gradients. ``Forward``
+  leaves the part before it without a gradient, so DDP is given ``find_unused_parameters=True``. For
+  ``windows``, the core, the readout and the synthesizer are wrapped one by one.
+* *torch.func.grad*, and *vmap* over it: with ``normalize=False``.
+* *torch.export*: exports the network that ``dni.strip`` leaves, in evaluation mode.
 """
 
 

@@ -340,13 +340,13 @@ def test_a_dry_run_gives_no_shape_to_cuts_that_wait():
 
 
 def test_a_type_that_means_the_head_too_is_warned_of():
-    with pytest.warns(UserWarning, match=r"dni.decouple: '6' puts out what the model does"):
+    with pytest.warns(UserWarning, match=r"dni.decouple: the output of '6' is the model's own"):
         dni.decouple(mlp(), nn.Linear, sample=images(4))
 
 
 def test_an_operation_in_place_after_a_cut_is_found_in_the_dry_run():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 3))
-    with pytest.raises(ValueError, match=r"got '0', which what follows changes in place"):
+    with pytest.raises(ValueError, match=r"got '0', whose output is changed in place"):
         dni.decouple(model, "0", sample=images(4))
     assert dni.interfaces_of(model) == {}
 
@@ -378,7 +378,7 @@ def test_a_module_that_runs_twice_is_warned_of():
     dni.decouple(Block(), "relu", sample=images(4).requires_grad_())
 
 
-@pytest.mark.filterwarnings("ignore:.*puts out what the model does")
+@pytest.mark.filterwarnings("ignore:.*is the model's own")
 @pytest.mark.parametrize("lazy", [False, True], ids=["sample", "lazy"])
 @pytest.mark.parametrize(
     ("at", "cuts"),

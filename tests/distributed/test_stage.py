@@ -229,7 +229,7 @@ def test_the_stage_after_a_lost_one_rehearses_what_it_kept_and_answers_nobody() 
     assert a.waiting == 6
     assert (stage.clock, stage.status.read()["rehearsed"]) == (6, 4)
     upstream.patience = 0.01
-    with pytest.raises(TimeoutError, match=r"expected the neighbouring stage within .* it is lost"):
+    with pytest.raises(TimeoutError, match=r"expected the neighbouring stage within .* been lost"):
         stage.next_batch(upstream)  # once each is enough
 
 

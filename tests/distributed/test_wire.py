@@ -115,7 +115,7 @@ def forged(words: bytes, tail: int = 0) -> Frame:
         (b'["value",[1]]', "expected the description of a tensor"),
         (b'{"__reduce__":1}', "expected the description of a tensor"),
         (b"[" * 60 + b"]" * 60, "expected the description of a tensor"),
-        (b'["list",[' * 40 + b"]]" * 40, "containers in containers"),
+        (b'["list",[' * 40 + b"]]" * 40, "nested too deeply"),
         (b"[" * 100000, "expected JSON"),
         (b"nonsense", "expected JSON, got b'nonsense'"),
     ],
