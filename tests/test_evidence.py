@@ -199,9 +199,53 @@ def test_an_outcome_is_never_taken_for_another(monkeypatch, tmp_path):
         evidence.main()
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"curve": [[1, 2.0]]}'])
+def test_what_is_no_outcome_is_not_taken_for_one(content, tmp_path):
+    run = Run("fc3", "backprop", 0, 2, 32, "digits")
+    run.file(tmp_path).write_text(content)
+    with pytest.raises(SystemExit, match="is not whole .*remove it"):
+        run.found(tmp_path)
+
+
+def test_what_somebody_else_has_written_meanwhile_is_not_run_again(tmp_path, monkeypatch):
+    module = importlib.import_module("benchmarks.evidence.run")
+    run = module.Run("fc3", "backprop", 0, 2, 32, "digits")
+    module.write_outcome(run, None, tmp_path)
+    (file,) = tmp_path.iterdir()
+    monkeypatch.setattr(module, "outcome", lambda run, source: pytest.fail("run again"))
+    module.write_outcome(run, None, tmp_path)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--smoke", "--steps", "9"], "--smoke says how many steps, rows and seeds"),
+        (["--batch", "1"], "expected batches of at least 2 for batch norm, got 1"),
+    ],
+)
+def test_flags_that_contradict_are_refused(flags, said, monkeypatch, capsys):
+    evidence = importlib.import_module("benchmarks.evidence.__main__")
+    monkeypatch.setattr(sys, "argv", ["evidence", *flags])
+    with pytest.raises(SystemExit):
+        evidence.main()
+    assert said in capsys.readouterr().err
+
+
+def test_every_trial_trains_its_network():
+    evidence = importlib.import_module("benchmarks.evidence.__main__")
+    data = Images("made", X, Y, X, Y)
+    for (network,), arms, _ in evidence.TRIED:
+        plan = NETWORKS[network]
+        for arm in (ALL[name] for name in arms):
+            made = plan.build(X.shape[1:])
+            arm.decouple(made, plan.at, X[:8])
+            images.train(made, arm, data, Run(network, arm.name, 0, 2, 16, "made"))
+
+
 def test_an_outcome_outlives_fields_of_an_arm_that_said_nothing(tmp_path):
     run = Run("fc3", "backprop", 0, 2, 32, "digits")
-    content = {"run": run._asdict(), "arm": vars(ARMS["backprop"]), "score": 1.0}
+    content = {"run": run._asdict(), "arm": vars(ARMS["backprop"]), "score": 1.0, "curve": [[2, 1]]}
     run.file(tmp_path).write_text(json.dumps(content | {"arm": content["arm"] | {"old": False}}))
     assert run.found(tmp_path)["score"] == 1.0
     run.file(tmp_path).write_text(json.dumps(content | {"arm": content["arm"] | {"old": 3}}))

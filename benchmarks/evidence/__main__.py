@@ -50,6 +50,14 @@ def main() -> None:
             "--trials says which networks, arms and seeds: leave it out, or leave out those"
         )
     folder = arguments.results or RESULTS
+    if arguments.smoke and (arguments.steps or arguments.batch or arguments.seeds):
+        parser.error(
+            "--smoke says how many steps, rows and seeds: leave it out, or leave out those"
+        )
+    if arguments.batch == 1:
+        parser.error(
+            "expected batches of at least 2 for batch norm, got 1: choose --batch 2 or more"
+        )
     if arguments.smoke:
         arguments.steps, arguments.batch, arguments.seeds = 6, 32, 1
         folder = arguments.results or Path("results/smoke")

@@ -121,7 +121,6 @@ TRIALS = {
         Arm("1e-5 3e-3", lr=1e-5, synthesizer_lr=3e-3),
         # about "DNI"
         Arm("decay from 5e-5", lr=5e-5, synthesizer_lr=3e-3, decay=True),
-        Arm("DNI decay", lr=3e-4, synthesizer_lr=3e-3, decay=True),
         Arm("observe 500", lr=2e-5, synthesizer_lr=3e-3, observe=500),
         Arm("average 0.99", lr=2e-5, synthesizer_lr=3e-3, average=0.99),
         Arm("hidden 256", lr=2e-5, synthesizer_lr=3e-3, hidden=256),
@@ -147,7 +146,6 @@ TOLD_TRIALS = {
     for arm in (
         Arm("backprop 3e-4", "backprop", lr=3e-4),
         Arm("backprop decay", "backprop", decay=True),
-        Arm("no backprop decay", "nothing", decay=True),
         Arm("cDNI decay", labels=True, decay=True),
         Arm("cDNI 3e-4 3e-3", labels=True, lr=3e-4, synthesizer_lr=3e-3),
         Arm("uncentred cDNI", labels=True, plain=True),
@@ -155,9 +153,6 @@ TOLD_TRIALS = {
         Arm("cDNI hidden 256", labels=True, hidden=256),
         Arm("cDNI two layers", labels=True, hidden=512, n_hidden=2),
         Arm("cDNI linear", labels=True, n_hidden=0),
-        Arm("cDNI close", labels=True, kind="close"),
-        Arm("cDNI unheld", labels=True, kind="unheld"),
-        Arm("cDNI map", labels=True, kind="map"),
         Arm("cDNI loss decay", labels=True, kind="loss", decay=True),
         Arm("local decay", "local", decay=True),
         Arm("cDNI average 0.99", labels=True, average=0.99),
@@ -166,4 +161,16 @@ TOLD_TRIALS = {
 }
 """And with labels."""
 
-ALL = ARMS | TRIALS | TOLD_TRIALS
+MAP_TRIALS = {
+    arm.name: arm
+    for arm in (
+        Arm("DNI decay", lr=3e-4, synthesizer_lr=3e-3, decay=True),
+        Arm("no backprop decay", "nothing", decay=True),
+        Arm("cDNI unheld", labels=True, kind="unheld"),
+        Arm("cDNI map", labels=True, kind="map"),
+        Arm("cDNI close", labels=True, kind="close"),
+    )
+}
+"""And between convolutions."""
+
+ALL = ARMS | TRIALS | TOLD_TRIALS | MAP_TRIALS

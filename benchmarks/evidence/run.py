@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -43,12 +44,13 @@ class Run(NamedTuple):
             return None
         try:
             content: dict[str, Any] = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            curve, then = content["curve"], content["arm"].items()
+        except (ValueError, TypeError, KeyError) as error:
             raise SystemExit(f"{path} is not whole ({error}): remove it.") from None
         arm = SUBJECTS[self.network].arms[self.arm]
-        was = {name: value for name, value in content["arm"].items() if value or name in vars(arm)}
+        was = {name: value for name, value in then if value or name in vars(arm)}
         same = was.keys() <= vars(arm).keys() and type(arm)(**was) == arm
-        if not same or content["run"] != self._asdict() or "score" not in content:
+        if not same or content["run"] != self._asdict() or "score" not in content or not curve:
             raise SystemExit(
                 f"{path} is of another run or arm: remove it, or name other --results."
             )
@@ -89,8 +91,10 @@ def run_all(runs: list[Run], source: str | None, folder: Path, processes: int) -
 
 
 def write_outcome(run: Run, source: str | None, folder: Path) -> None:
-    """A whole file, or none."""
-    partial = run.file(folder).with_suffix(".partial")
+    """A whole file, or none; nothing where somebody else has written it meanwhile."""
+    if run.found(folder) is not None:
+        return
+    partial = run.file(folder).with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(outcome(run, source)) + "\n")
     partial.replace(run.file(folder))
 

@@ -61,7 +61,7 @@ def launch(
 
     A stage that dies or raises is started again, and the others are left alone. Errors that would
     come again end the run: a :class:`~dni.distributed.WireError`, a wrong name or import, whatever
-    is raised before the first step.
+    is raised between :func:`~dni.distributed.this_stage` and the first step.
 
     Args:
         command: a script, or with ``module`` the name of a module, and its arguments.
