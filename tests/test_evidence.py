@@ -240,7 +240,9 @@ def test_every_trial_trains_its_network():
         for arm in (ALL[name] for name in arms):
             made = plan.build(X.shape[1:])
             arm.decouple(made, plan.at, X[:8])
-            images.train(made, arm, data, Run(network, arm.name, 0, 2, 16, "made"))
+            curve, _ = images.train(made, arm, data, Run(network, arm.name, 0, 2, 16, "made"))
+            assert [step for step, _ in curve] == [1, 2], arm.name
+            assert all(one.isfinite().all() for one in made.parameters()), arm.name
 
 
 def test_an_outcome_outlives_fields_of_an_arm_that_said_nothing(tmp_path):
